@@ -1,0 +1,20 @@
+"""Reading CTs and label maps, and writing masks on the very same grid. No torch here.
+
+NIfTI goes through nibabel, NRRD and MHA through SimpleITK.
+"""
+
+from pancreas_seg.io.atomic import replacing
+from pancreas_seg.io.reading import IMAGE_SUFFIXES, Mask, Scan, case_name, read_ct, read_mask
+from pancreas_seg.io.writing import write_image, write_mask
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Mask",
+    "Scan",
+    "case_name",
+    "read_ct",
+    "read_mask",
+    "replacing",
+    "write_image",
+    "write_mask",
+]

@@ -1,0 +1,114 @@
+"""NRRD and MHA through SimpleITK, whose world is LPS; ours is RAS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from pancreas_seg.errors import InputError
+from pancreas_seg.geometry import Geometry
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def decode(path: Path) -> tuple[NDArray[Any], Geometry]:
+    """Voxels (I, J, K) as stored and their grid.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, not three-dimensional, not one number per voxel, or does not say where its voxels lie.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
+    show = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader.ReadImageInformation()
+        _check_information(reader, path)
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(
+            "input.truncated",
+            where=path,
+            found="a file that cannot be decoded as its format says",
+            expected="a complete NRRD or MHA file",
+            advice="Copy or export the file again.",
+        ) from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(show)
+    return sitk.GetArrayViewFromImage(image).copy().transpose(2, 1, 0), geometry_of(image)
+
+
+def geometry_of(image: sitk.Image | sitk.ImageFileReader) -> Geometry:
+    """The grid of a 3D SimpleITK image in RAS."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    i, j, k = (int(n) for n in image.GetSize())
+    return Geometry((i, j, k), _LPS_TO_RAS @ affine)
+
+
+def encode(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
+    """Write an (I, J, K) array on a grid to a .nrrd or .mha file, compressed."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    affine = _LPS_TO_RAS @ geometry.affine
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetDirection((affine[:3, :3] / np.asarray(geometry.spacing_mm)).ravel().tolist())
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _check_information(reader: sitk.ImageFileReader, path: Path) -> None:
+    size = tuple(int(n) for n in reader.GetSize())
+    if reader.GetDimension() != 3 and any(n > 1 for n in size[3:]):
+        raise InputError(
+            "input.not_3d",
+            where=path,
+            found=f"an image of {reader.GetDimension()} dimensions {size}",
+            expected="one three-dimensional volume",
+            advice="Split a series of volumes into files and give the one to segment.",
+        )
+    if reader.GetNumberOfComponents() != 1 or "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise InputError(
+            "input.not_scalar",
+            where=path,
+            found=f"{reader.GetNumberOfComponents()} values per voxel",
+            expected="one integer or floating-point number per voxel (HU)",
+            advice="Colour and vector images are no CT; export the original CT.",
+        )
+    if reader.GetDimension() < 3:
+        raise InputError(
+            "input.not_3d",
+            where=path,
+            found=f"an image of {reader.GetDimension()} dimensions {size}",
+            expected="one three-dimensional volume",
+            advice="Give the whole CT.",
+        )
+    if path.suffix.lower() == ".nrrd" and not reader.HasMetaDataKey("NRRD_space"):
+        raise InputError(
+            "input.no_orientation",
+            where=path,
+            found="no field `space`",
+            expected="`space` and `space directions`: otherwise left and right are unknown",
+            advice="Export the image again from its DICOM series.",
+        )
+    stored = size[0] * size[1] * size[2] * _bytes_per_voxel(reader)
+    if stored > 1100 * path.stat().st_size:
+        raise InputError(
+            "input.truncated",
+            where=path,
+            found=f"{path.stat().st_size} bytes",
+            expected=f"data for {stored} bytes, as its header says",
+            advice="Copy or export the file again.",
+        )
+
+
+def _bytes_per_voxel(reader: sitk.ImageFileReader) -> int:
+    name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    return {"8": 1, "16": 2, "32": 4, "64": 8}.get(name.split("-")[0].split(" ")[0], 4)
