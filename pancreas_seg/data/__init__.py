@@ -1,0 +1,1 @@
+"""Cases, preprocessing, augmentation and sampling; and phantoms to try them on."""

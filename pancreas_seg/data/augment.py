@@ -1,0 +1,140 @@
+"""Random changes to training samples. Geometry by one resampling, intensity by MONAI's transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    RandAdjustContrastd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandomizableTransform,
+    RandShiftIntensityd,
+    RandSimulateLowResolutiond,
+)
+from torch import Tensor
+from torch.nn import functional as F
+
+from pancreas_seg.config import AugmentConfig, Config
+from pancreas_seg.data.transforms import IMAGE, LABEL
+
+MARGIN = 1.25
+"""How much larger than the patch a sample is cut, so that turning it brings in real voxels."""
+
+
+class RandDeformd(RandomizableTransform, MapTransform):
+    """Random rotation, scaling and elastic deformation of image (linear) and label (nearest) in one resampling.
+
+    Takes samples (C, *S) that are larger than the patch and gives their centre, (C, *patch). The elastic part is a
+    displacement of control points, interpolated linearly between them twice (which rounds the kinks off).
+
+    Parameters
+    ----------
+    patch_size : sequence of int
+        Two numbers for slices, three for patches.
+    spacing_mm : sequence of float
+        Of the sample's axes.
+    settings : AugmentConfig
+    """
+
+    def __init__(self, patch_size: Sequence[int], spacing_mm: Sequence[float], settings: AugmentConfig) -> None:
+        MapTransform.__init__(self, [IMAGE, LABEL])
+        RandomizableTransform.__init__(self, prob=1.0)
+        self.patch_size = tuple(patch_size)
+        self.spacing_mm = np.asarray(spacing_mm[: len(patch_size)], dtype=np.float64)
+        self.settings = settings
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        self.randomize(None)
+        out = dict(data)
+        matrix, control = self._draw_affine(), self._draw_control()
+        if matrix is None and control is None:
+            for key in self.keys:
+                out[key] = _centre(data[key], self.patch_size)
+            return out
+        grid = self._grid(matrix, control, data[IMAGE].shape[1:])
+        for key, mode in ((IMAGE, "bilinear"), (LABEL, "nearest")):
+            moved = F.grid_sample(data[key][None].float(), grid, mode=mode, padding_mode="border", align_corners=False)
+            out[key] = moved[0].to(data[key].dtype)
+        return out
+
+    def _draw_affine(self) -> np.ndarray[Any, Any] | None:
+        """A (D, D) matrix in millimetres, or None."""
+        settings, dims = self.settings, len(self.patch_size)
+        if self.R.random() >= settings.affine_probability:
+            return None
+        matrix = np.diag(1.0 + self.R.uniform(-1, 1) * settings.scale_range + self.R.uniform(-0.05, 0.05, dims))
+        planes = [(0, 1)] if dims == 2 else [(0, 1), (0, 2), (1, 2)]
+        for a, b in planes:
+            angle = np.deg2rad(self.R.uniform(-1, 1) * settings.rotate_degrees)
+            turn = np.eye(dims)
+            turn[a, a] = turn[b, b] = np.cos(angle)
+            turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+            matrix = matrix @ turn
+        return matrix
+
+    def _draw_control(self) -> Tensor | None:
+        """Displacements in mm of a coarse grid of control points, (1, D, *coarse), or None."""
+        settings = self.settings
+        if self.R.random() >= settings.elastic_probability:
+            return None
+        extent = np.asarray(self.patch_size) * self.spacing_mm
+        coarse = np.maximum(2, np.ceil(extent / settings.elastic_grid_mm).astype(int) + 1)
+        strength = self.R.uniform(0.2, 1.0) * settings.elastic_mm
+        drawn = self.R.uniform(-1, 1, (1, len(coarse), *coarse)) * strength
+        return torch.from_numpy(drawn.astype(np.float32))
+
+    def _grid(self, matrix: np.ndarray[Any, Any] | None, control: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Where each voxel of the patch is taken from, (1, *patch, D) in grid_sample's coordinates."""
+        axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(self.patch_size, self.spacing_mm, strict=True)]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
+        if matrix is not None:
+            points = points @ matrix.T.astype(np.float32)
+        moved = torch.from_numpy(points)
+        if control is not None:
+            mode = "trilinear" if len(size) == 3 else "bilinear"
+            middle = [2 * n - 1 for n in control.shape[2:]]
+            smooth = F.interpolate(control, size=middle, mode=mode, align_corners=True)
+            smooth = F.avg_pool3d(smooth, 3, 1, 1) if len(size) == 3 else F.avg_pool2d(smooth, 3, 1, 1)
+            field = F.interpolate(smooth, size=self.patch_size, mode=mode, align_corners=True)
+            moved = moved + field[0].movedim(0, -1)
+        half = torch.tensor([n * mm / 2 for n, mm in zip(size, self.spacing_mm, strict=True)], dtype=torch.float32)
+        return (moved / half).flip(-1)[None]
+
+
+def augmentation(config: Config) -> Compose:
+    """Random transforms of a sample ``{"image": (C, *S) float32, "label": (1, *S)}``, cut larger than the patch.
+
+    Gives patches of exactly ``data.patch_size``.
+    """
+    settings, data = config.augment, config.data
+    hu = data.window_hu[1] - data.window_hu[0]
+    lowest = max(0.1, settings.lowres_zoom)
+    return Compose(
+        [
+            RandDeformd(data.patch_size, data.spacing_mm, settings),
+            RandFlipd([IMAGE, LABEL], prob=settings.mirror_probability, spatial_axis=0),
+            RandSimulateLowResolutiond([IMAGE], prob=settings.lowres_probability, zoom_range=(lowest, 1.0)),
+            RandAdjustContrastd(
+                [IMAGE],
+                prob=settings.contrast_probability,
+                gamma=(1 / (1 + settings.contrast_gamma), 1 + settings.contrast_gamma),
+            ),
+            RandShiftIntensityd([IMAGE], offsets=settings.shift_hu / hu, prob=settings.contrast_probability),
+            RandGaussianNoised([IMAGE], prob=settings.noise_probability, mean=0.0, std=settings.noise_hu / hu),
+        ]
+    )
+
+
+def _centre(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The centre of (C, *S) of a spatial size."""
+    where = [slice(None)] + [
+        slice((int(have) - want) // 2, (int(have) - want) // 2 + want)
+        for have, want in zip(x.shape[1:], size, strict=True)
+    ]
+    return x[tuple(where)]

@@ -1,0 +1,1 @@
+"""From a CT to a mask with a verdict."""

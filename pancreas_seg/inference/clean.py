@@ -1,0 +1,43 @@
+"""What is done to a mask after the network: holes, largest component, smallest volume."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pancreas_seg.config import CleanConfig
+
+_FULL = np.ones((3, 3, 3), dtype=bool)
+
+
+def clean_mask(mask: NDArray[np.uint8], voxel_ml: float, settings: CleanConfig) -> NDArray[np.uint8]:
+    """Clean each label of an (I, J, K) mask by itself; components are 26-connected.
+
+    In this order: components below ``minimum_volume_ml`` go; with ``largest_component`` all but the largest go; with
+    ``fill_holes`` background that a label encloses becomes that label.
+    """
+    out = np.zeros_like(mask)
+    for label in np.unique(mask[mask > 0]):
+        part = _kept(mask == label, voxel_ml, settings)
+        if settings.fill_holes:
+            part = ndimage.binary_fill_holes(part) & ((mask == 0) | part)
+        out[part] = label
+    return out
+
+
+def count_components(mask: NDArray[np.bool_]) -> int:
+    """26-connected components of a binary mask."""
+    return int(ndimage.label(mask, _FULL)[1])
+
+
+def _kept(part: NDArray[np.bool_], voxel_ml: float, settings: CleanConfig) -> NDArray[np.bool_]:
+    components, n = ndimage.label(part, _FULL)
+    sizes = np.bincount(components.ravel(), minlength=n + 1)
+    keep = sizes * voxel_ml >= settings.minimum_volume_ml
+    keep[0] = False
+    if settings.largest_component and keep.any():
+        largest = int(np.argmax(np.where(keep, sizes, 0)))
+        keep[:] = False
+        keep[largest] = True
+    return np.asarray(keep[components])

@@ -1,0 +1,201 @@
+"""Many CTs, one after the other; a bad one never ends the run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from pancreas_seg.data.manifest import load_manifest
+from pancreas_seg.errors import ConfigError, InputError, PancreasSegError
+from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
+from pancreas_seg.io import IMAGE_SUFFIXES, case_name, read_ct, replacing
+from pancreas_seg.network.windows import Progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseInput:
+    """A CT to segment and the name of its folder in the output."""
+
+    case: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """A line of summary.csv.
+
+    ``status`` is "ok" or "review" (the verdict), "refused" (the input is no sound CT) or "failed" (anything else);
+    ``reasons`` are codes.
+    """
+
+    case: str
+    status: str
+    reasons: str
+    volume_ml: str
+    took_s: str
+
+
+def find_cases(inputs: Sequence[Path]) -> list[CaseInput]:
+    """All CTs that inputs stand for: files, folders (their images, not those of folders in them), manifests (.json).
+
+    Cases of the same name get a number behind it, in order.
+
+    Raises
+    ------
+    ConfigError
+        If a folder holds no image, or nothing is given.
+    ManifestError
+        If a manifest cannot be read.
+    """
+    found: list[CaseInput] = []
+    for path in inputs:
+        if path.suffix.lower() == ".json":
+            found += [CaseInput(case.case_id, case.image) for case in load_manifest(path).cases]
+        elif path.is_dir():
+            images = sorted(p for p in path.iterdir() if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES))
+            if not images:
+                raise InputError(
+                    "input.empty_folder",
+                    where=path,
+                    found="a folder without images",
+                    expected=f"files that end with {', '.join(IMAGE_SUFFIXES)}",
+                    advice="DICOM folders are not read yet: convert the series to NIfTI, for example with dcm2niix.",
+                )
+            found += [CaseInput(case_name(image), image) for image in images]
+        else:
+            found.append(CaseInput(case_name(path), path))
+    if not found:
+        raise ConfigError(
+            "config.no_input", where="INPUT", found="nothing", expected="at least one CT", advice="Name a file."
+        )
+    return _with_unique_names(found)
+
+
+def segment_cases(
+    segmenter: Segmenter,
+    cases: Iterable[CaseInput],
+    out: Path,
+    *,
+    probability: bool = False,
+    resume: bool = False,
+    on_progress: Callable[[str], Progress | None] | None = None,
+    on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None = None,
+) -> list[CaseOutcome]:
+    """Segment each case into ``out/<case>`` and keep ``out/summary.csv`` up to date.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    cases : iterable of CaseInput
+    out : Path
+    probability : bool
+        Whether to write probability.nii.gz as well.
+    resume : bool
+        Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
+    on_progress : callable, optional
+        Gives, for a case's name, what is called with windows done and windows in all.
+    on_saved : callable, optional
+        Called after a case's files are written.
+
+    Returns
+    -------
+    list of CaseOutcome
+        In the order of the cases.
+    """
+    outcomes: list[CaseOutcome] = []
+    for case in cases:
+        outcomes.append(_one_case(segmenter, case, out, probability, resume, on_progress, on_saved))
+        _write_summary(out / "summary.csv", outcomes)
+    return outcomes
+
+
+def _one_case(
+    segmenter: Segmenter,
+    case: CaseInput,
+    out: Path,
+    probability: bool,
+    resume: bool,
+    on_progress: Callable[[str], Progress | None] | None,
+    on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None,
+) -> CaseOutcome:
+    start = time.perf_counter()
+    folder = out / case.case
+    try:
+        scan = read_ct(case.path)
+        read_s = time.perf_counter() - start
+        if resume and (earlier := _earlier_outcome(folder, case.case, scan.sha256, segmenter)):
+            return earlier
+        result = segmenter.segment(scan, probability, on_progress(case.case) if on_progress else None)
+        result.timings_s["read"] = read_s
+        written = result.save(folder)
+        if on_saved is not None:
+            on_saved(case, result, written)
+    except PancreasSegError as error:
+        log.error("%s: refused: %s", case.case, error)
+        _write_refusal(folder, error)
+        return CaseOutcome(case.case, "refused", error.code, "", f"{time.perf_counter() - start:.2f}")
+    except Exception:
+        log.exception("%s: failed", case.case)
+        return CaseOutcome(case.case, "failed", "bug", "", f"{time.perf_counter() - start:.2f}")
+    codes = " ".join(r.code for r in result.reasons)
+    volume = f"{next(iter(result.volume_ml.values())):.2f}"
+    return CaseOutcome(case.case, result.verdict, codes, volume, f"{time.perf_counter() - start:.2f}")
+
+
+def _earlier_outcome(folder: Path, case: str, sha256: str, segmenter: Segmenter) -> CaseOutcome | None:
+    """The outcome that result.json tells, if it is of the same input, weights and settings."""
+    try:
+        facts = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        same = (
+            facts["input"]["sha256"] == sha256
+            and facts["weights"]["sha256"] == segmenter.weights_sha256
+            and facts["config_fingerprint"] == segmenter.config.fingerprint()
+            and (folder / "mask.nii.gz").is_file()
+        )
+        if not same:
+            return None
+        codes = " ".join(reason["code"] for reason in facts["reasons"])
+        volume = f"{next(iter(facts['volume_ml'].values())):.2f}"
+        return CaseOutcome(case, facts["verdict"], codes, volume, f"{sum(facts['timings_s'].values()):.2f}")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_refusal(folder: Path, error: PancreasSegError) -> None:
+    """result.json of a refused case: the reason, without the path, which may name a patient."""
+    text = f"Found {error.found}; expected {error.expected}. {error.advice}"
+    facts = {
+        "schema": RESULT_SCHEMA,
+        "note": NOT_A_DEVICE,
+        "verdict": "refused",
+        "reasons": [{"code": error.code, "text": text}],
+    }
+    with replacing(folder / "result.json") as temporary:
+        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_summary(path: Path, outcomes: list[CaseOutcome]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(CaseOutcome)])
+        writer.writeheader()
+        writer.writerows(asdict(outcome) for outcome in outcomes)
+
+
+def _with_unique_names(cases: list[CaseInput]) -> list[CaseInput]:
+    taken: set[str] = set()
+    out = []
+    for case in cases:
+        name, n = case.case, 1
+        while name in taken:
+            n += 1
+            name = f"{case.case}-{n}"
+        taken.add(name)
+        out.append(CaseInput(name, case.path))
+    return out

@@ -1,0 +1,69 @@
+"""From probabilities on the model grid to a mask on the CT's own grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pancreas_seg.geometry import Box, Geometry, resample
+
+
+def restore_mask(
+    probabilities: NDArray[np.float32], model: Geometry, target: Geometry
+) -> tuple[NDArray[np.uint8], Box | None]:
+    """The most probable class of each target voxel.
+
+    What no channel claims counts as background: p_0 = 1 - Σ p_k. The probabilities are interpolated linearly, inside
+    the box that foreground can lie in and nowhere else; interpolation can't make a class win where p_0 wins at all
+    eight neighbours.
+
+    Parameters
+    ----------
+    probabilities : (K, I, J, K') float32 array
+        Of the output classes, on ``model``.
+    model, target : Geometry
+
+    Returns
+    -------
+    mask : uint8 array of the target's shape
+        0 for background, k + 1 for channel k.
+    box : Box or None
+        Around the mask, on the target grid; None if the mask is empty.
+    """
+    mask = np.zeros(target.shape, dtype=np.uint8)
+    background = 1.0 - probabilities.sum(axis=0)
+    core = Box.around((probabilities > background).any(axis=0))
+    if core is None:
+        return mask, None
+    source_box = core.grown((2, 2, 2), model.shape)
+    target_box = _covering(model, core.grown((1, 1, 1), model.shape), target)
+    if min(target_box.shape) < 1:
+        return mask, None
+    source, crop = model.crop(source_box), target.crop(target_box)
+    channels = [resample(channel[source_box.slices], source, crop, "linear", fill=None) for channel in probabilities]
+    stacked = np.stack([1.0 - np.sum(channels, axis=0), *channels])
+    part = stacked.argmax(axis=0).astype(np.uint8)
+    mask[target_box.slices] = part
+    inner = Box.around(part > 0)
+    if inner is None:
+        return mask, None
+    return mask, _shifted(inner, target_box.start)
+
+
+def restore_probability(probability: NDArray[np.float32], model: Geometry, target: Geometry) -> NDArray[np.float32]:
+    """One channel, (I, J, K) on the model grid, interpolated onto the whole target grid."""
+    return np.asarray(resample(probability, model, target, "linear", fill=None), dtype=np.float32)
+
+
+def _covering(source: Geometry, box: Box, target: Geometry) -> Box:
+    """Target voxels whose centres lie in a box of source voxels (its outer faces included)."""
+    corners = [[(box.start[a] - 0.5, box.stop[a] - 0.5)[b] for a, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)]
+    index = target.index(source.world(corners))
+    start = np.clip(np.floor(index.min(axis=0)), 0, target.shape).astype(int)
+    stop = np.clip(np.ceil(index.max(axis=0)) + 1, 0, target.shape).astype(int)
+    return Box((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
+
+
+def _shifted(box: Box, by: tuple[int, int, int]) -> Box:
+    a, b = (tuple(v + s for v, s in zip(corner, by, strict=True)) for corner in (box.start, box.stop))
+    return Box((a[0], a[1], a[2]), (b[0], b[1], b[2]))
