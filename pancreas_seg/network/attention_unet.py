@@ -8,7 +8,7 @@ Notation: N samples, C channels, and ``*S`` for the spatial axes, (H, W) in 2D a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ Gate = Literal["grid", "dense", "none"]
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_NORM = {
+_NORM: dict[str, dict[int, type[nn.Module]]] = {
     "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
     "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
 }
@@ -200,15 +200,18 @@ class AttentionUNet(nn.Module):
         Returns
         -------
         (N, out_channels, *S), or while training with deep supervision a list of such logits
-            Finest first; item n > 0 comes from decoder level n, resized to S.
+            Finest first; item n > 0 comes from decoder level n, at 1/2^n of the resolution (where S had to be padded:
+            resized to S).
         """
         size = x.shape[2:]
-        decoded, _ = self._decode(self._padded(x))
+        padded = self._padded(x)
+        decoded, _ = self._decode(padded)
         logits: Tensor = _cropped(self.head(decoded[0]), size)
         if not (self.training and len(self.side_heads)):
             return logits
-        full = decoded[0].shape[2:]
-        sides = [_cropped(_resize(head(f), full), size) for head, f in zip(self.side_heads, decoded[1:], strict=False)]
+        sides = [head(features) for head, features in zip(self.side_heads, decoded[1:], strict=True)]
+        if padded is not x:
+            sides = [_cropped(_resize(side, padded.shape[2:]), size) for side in sides]
         return [logits, *sides]
 
     def attention_maps(self, x: Tensor) -> dict[str, Tensor]:
@@ -237,7 +240,7 @@ class AttentionUNet(nn.Module):
         for n in reversed(range(self.depth)):
             skip = skips[n]
             if str(n) in self.gates:
-                gate = self.gates[str(n)]
+                gate = cast(AttentionGate, self.gates[str(n)])
                 if with_maps:
                     maps[n] = gate.coefficients(skip, signal)
                 skip = gate(skip, signal)

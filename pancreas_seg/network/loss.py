@@ -59,7 +59,11 @@ class SegmentationLoss(nn.Module):
         return cls(train.loss, train.loss_background, train.loss_batch, train.loss_epsilon, train.supervision_weights)
 
     def forward(self, outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-        """Loss of logits (N, C, *S), or a list of such, against labels (N, 1, *S); a scalar, computed in float32."""
+        """Loss of logits against labels (N, 1, *S); a scalar, computed in float32.
+
+        ``outputs`` is (N, C, *S), or a list of such, where coarser ones are compared with the labels of the nearest
+        voxels.
+        """
         if isinstance(outputs, Tensor):
             return self._one(outputs, labels)
         pairs = list(zip(self.supervision_weights, outputs, strict=False))
@@ -69,6 +73,8 @@ class SegmentationLoss(nn.Module):
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.float()
+        if labels.shape[2:] != logits.shape[2:]:
+            labels = F.interpolate(labels.float(), size=logits.shape[2:], mode="nearest-exact")
         parts = []
         if self.kind in ("dice", "dice_ce"):
             parts.append(self.dice(logits, labels))

@@ -1,0 +1,61 @@
+"""Dice of label maps as an ignite metric, from one joint histogram per case."""
+
+from __future__ import annotations
+
+import torch
+from ignite.metrics import Metric
+from torch import Tensor
+
+
+class ClassDice(Metric):
+    """Mean over cases of 2·|P∩R| / (|P| + |R|), for each class after the background.
+
+    The engine's output has ``"pred"`` and ``"label"``: integer tensors (N, 1, *S) with values below ``n_classes``.
+    A class that is in neither the prediction nor the reference of a case says nothing about that case and is left
+    out; a class that was left out everywhere counts as NaN.
+
+    Parameters
+    ----------
+    n_classes : int
+        The background included.
+    names : sequence of str
+        Of the classes after the background.
+    key_names : sequence of str
+        The classes whose mean is the metric's value; `per_class` has them all.
+    """
+
+    def __init__(self, n_classes: int, names: tuple[str, ...], key_names: tuple[str, ...]) -> None:
+        self.n_classes = n_classes
+        self.names = names
+        self.key_names = key_names
+        super().__init__(output_transform=lambda output: (output["pred"], output["label"]))
+
+    def reset(self) -> None:
+        self._dice: list[Tensor] = []
+        self._right = 0
+        self._voxels = 0
+
+    def update(self, output: tuple[Tensor, Tensor]) -> None:
+        for prediction, label in zip(*output, strict=True):
+            joint = torch.bincount(
+                (label.long() * self.n_classes + prediction.long()).flatten(), minlength=self.n_classes**2
+            ).reshape(self.n_classes, self.n_classes)
+            both = joint.diag().double()
+            either = (joint.sum(0) + joint.sum(1)).double()
+            self._dice.append((2 * both / either)[1:])  # 0/0 is NaN: the class is in neither
+            self._right += int(joint.diag().sum())
+            self._voxels += int(joint.sum())
+
+    def compute(self) -> float:
+        per_class = self.per_class()
+        values = torch.tensor([per_class[name] for name in self.key_names], dtype=torch.float64)
+        return float(values.nanmean())
+
+    def per_class(self) -> dict[str, float]:
+        """Mean Dice of each class."""
+        mean = torch.stack(self._dice).nanmean(dim=0) if self._dice else torch.full((len(self.names),), torch.nan)
+        return {name: float(value) for name, value in zip(self.names, mean, strict=True)}
+
+    def accuracy(self) -> float:
+        """Share of voxels with the right class, the background included."""
+        return self._right / max(1, self._voxels)

@@ -1,0 +1,140 @@
+"""MONAI's SupervisedTrainer and SupervisedEvaluator, set up from a Config."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.data import Dataset
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pancreas_seg.config import Config, TrainConfig
+from pancreas_seg.data.transforms import IMAGE, LABEL
+from pancreas_seg.errors import TrainingError
+from pancreas_seg.network.loss import SegmentationLoss
+from pancreas_seg.network.precision import Precision, autocast
+from pancreas_seg.network.windows import predict_probabilities
+from pancreas_seg.training.dice import ClassDice
+
+
+def make_optimizer(network: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, Adam or AdamW."""
+    parameters = list(network.parameters())
+    if train.optimizer == "sgd":
+        nesterov = train.momentum > 0
+        return torch.optim.SGD(
+            parameters, train.learning_rate, train.momentum, weight_decay=train.weight_decay, nesterov=nesterov
+        )
+    kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, train.learning_rate, weight_decay=train.weight_decay)
+
+
+def learning_rate(step: int, total: int, train: TrainConfig) -> float:
+    """Learning rate of a step (from 0): linear warm-up, then constant, (1 - t)^0.9, or half a cosine."""
+    if step < train.warmup_steps:
+        return train.learning_rate * (step + 1) / train.warmup_steps
+    t = (step - train.warmup_steps) / max(1, total - train.warmup_steps)
+    t = min(max(t, 0.0), 1.0)
+    shape = {"constant": 1.0, "poly": (1 - t) ** 0.9, "cosine": 0.5 * (1 + math.cos(math.pi * t))}
+    return train.learning_rate * shape[train.schedule]
+
+
+def make_trainer(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoader[Any],
+    config: Config,
+    precision: Precision,
+    device: torch.device,
+    rounds: int,
+) -> SupervisedTrainer:
+    """A SupervisedTrainer whose epoch is one round and whose learning rate follows the schedule.
+
+    Its ``state.output`` has "loss" and "accuracy". MONAI's own ``amp`` is for CUDA only, hence the own iteration, which
+    runs bf16 on CPUs as well.
+    """
+    loss_function = SegmentationLoss.from_config(config)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    total = rounds * config.train.validate_every
+    layout = torch.channels_last if config.network.spatial_dims == 2 else torch.channels_last_3d
+
+    def iteration(engine: SupervisedTrainer, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        image = batch[IMAGE].to(device, non_blocking=True, memory_format=layout)
+        label = batch[LABEL].to(device, non_blocking=True)
+        step = engine.state.iteration - 1
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(step, total, config.train)
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        with autocast(precision, device):
+            outputs = engine.network(image)
+        loss = engine.loss_function(outputs, label)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                "training.not_finite",
+                where=f"step {step + 1}",
+                found=f"the loss {loss.item()}",
+                expected="a finite number",
+                advice='Lower train.learning_rate or use train.precision "fp32". The last round is kept.',
+            )
+        scaler.scale(loss).backward()
+        if config.train.clip_gradient_norm > 0:
+            scaler.unscale_(engine.optimizer)
+            nn.utils.clip_grad_norm_(engine.network.parameters(), config.train.clip_gradient_norm)
+        scaler.step(engine.optimizer)
+        scaler.update()
+        finest = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        right = (finest.detach().argmax(1, keepdim=True) == label).float().mean()
+        return {"loss": loss.item(), "accuracy": right.item()}
+
+    trainer = SupervisedTrainer(
+        device=device,
+        max_epochs=rounds,
+        train_data_loader=loader,
+        network=network,
+        optimizer=optimizer,
+        loss_function=loss_function,
+        epoch_length=config.train.validate_every,
+        iteration_update=iteration,
+        decollate=False,
+    )
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def _start_round(engine: SupervisedTrainer) -> None:
+        number = engine.state.epoch - 1
+        loader.dataset.set_round(number)  # type: ignore[attr-defined]
+        torch.manual_seed(config.train.seed * 1_000_003 + number)
+
+    return trainer
+
+
+def make_evaluator(
+    network: nn.Module, volumes: Dataset, config: Config, precision: Precision, device: torch.device
+) -> tuple[SupervisedEvaluator, ClassDice]:
+    """A SupervisedEvaluator over whole volumes by sliding windows, on the model grid; key metric "val_dice"."""
+    names = config.data.classes
+    dice = ClassDice(config.out_channels, names, config.infer.output)
+
+    def iteration(engine: SupervisedEvaluator, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        engine.network.eval()
+        image = batch[IMAGE][0].float()
+        probabilities = predict_probabilities(engine.network, image, config, range(config.out_channels), precision)
+        return {"pred": probabilities.argmax(0)[None, None], "label": batch[LABEL]}
+
+    evaluator = SupervisedEvaluator(
+        device=device,
+        val_data_loader=DataLoader(volumes, batch_size=1, collate_fn=_only_volume),
+        network=network,
+        iteration_update=iteration,
+        key_val_metric={"val_dice": dice},
+        decollate=False,
+    )
+    return evaluator, dice
+
+
+def _only_volume(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {IMAGE: items[0][IMAGE][None], LABEL: items[0][LABEL][None]}

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pancreas_seg.config import Config
+from pancreas_seg.network.loss import SegmentationLoss
+
+EPSILON = 1e-5
+
+
+def _batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 3, 4, 5, 2, generator=generator)
+    return logits, torch.randint(0, 3, (2, 1, 4, 5, 2), generator=generator)
+
+
+def _dice_by_hand(logits: np.ndarray, labels: np.ndarray, background: bool, batch: bool, eps: float) -> float:
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    losses = []
+    samples = [slice(None)] if batch else [slice(n, n + 1) for n in range(len(p))]
+    for sample in samples:
+        for c in range(0 if background else 1, 3):
+            y = labels[sample, 0] == c
+            q = p[sample, c]
+            losses.append(1 - (2 * (q * y).sum() + eps) / (q.sum() + y.sum() + eps))
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("batch", [True, False])
+@pytest.mark.parametrize("epsilon", [1e-5, 1.0])
+def test_dice_is_the_formula(background: bool, batch: bool, epsilon: float) -> None:
+    logits, labels = _batch()
+    loss = SegmentationLoss("dice", background, batch, epsilon, (1.0,))(logits, labels)
+    expected = _dice_by_hand(logits.numpy(), labels.numpy(), background, batch, epsilon)
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_cross_entropy_and_sum() -> None:
+    logits, labels = _batch()
+    log_p = logits.numpy() - np.log(np.exp(logits.numpy()).sum(1, keepdims=True))
+    by_hand = -np.take_along_axis(log_p, labels.numpy(), axis=1).mean()
+    ce = SegmentationLoss("ce", False, True, EPSILON, (1.0,))(logits, labels)
+    dice = SegmentationLoss("dice", False, True, EPSILON, (1.0,))(logits, labels)
+    both = SegmentationLoss("dice_ce", False, True, EPSILON, (1.0,))(logits, labels)
+    assert float(ce) == pytest.approx(by_hand, abs=1e-6)
+    assert float(both) == pytest.approx(float(ce) + float(dice), abs=1e-6)
+
+
+def test_perfect_and_worst_prediction() -> None:
+    _, labels = _batch()
+    perfect = 50.0 * torch.nn.functional.one_hot(labels[:, 0], 3).movedim(-1, 1).float()
+    loss = SegmentationLoss.from_config(Config())
+    assert float(loss(perfect, labels)) == pytest.approx(0.0, abs=1e-4)
+    assert float(loss(perfect.roll(1, dims=1), labels)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_supervision_weights_are_normalised_and_coarse_outputs_compared_with_coarse_labels() -> None:
+    logits, labels = _batch()
+    labels = labels.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    fine = torch.randn(2, 3, 8, 10, 4)
+    one = SegmentationLoss("dice", False, True, EPSILON, (1.0,))
+    several = SegmentationLoss("dice", False, True, EPSILON, (3.0, 1.0, 7.0))
+    expected = 0.75 * one(fine, labels) + 0.25 * one(logits, labels[:, :, ::2, ::2, ::2])
+    torch.testing.assert_close(several([fine, logits], labels), expected)
+
+
+def test_bf16_logits_are_summed_in_fp32() -> None:
+    logits = torch.zeros(1, 2, 64, 64, 64, dtype=torch.bfloat16)
+    labels = torch.ones(1, 1, 64, 64, 64, dtype=torch.uint8)
+    loss = SegmentationLoss("dice", False, True, EPSILON, (1.0,))(logits, labels)
+    assert float(loss) == pytest.approx(1 - 2 * 0.5 / 1.5, abs=1e-4)
