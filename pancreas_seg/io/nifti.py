@@ -13,7 +13,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -28,6 +28,7 @@ _GRID_FIELDS = (
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
 _MM = 2
+_DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.error)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _decompressed(content: bytes, where: Path) -> bytes:
             raw = start + file.read(need - len(start))
             file.read(1)
             return raw
-    except (EOFError, OSError, zlib.error) as error:
+    except _DECOMPRESSION_ERRORS as error:
         raise _truncated(where, f"gzip data that cannot be decompressed ({error})", "a complete gzip file") from error
 
 

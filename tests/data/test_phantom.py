@@ -15,9 +15,11 @@ from scipy import ndimage
 
 from pancreas_seg.data.phantom import LABELS, Phantom, draw_phantom, write_cohort
 from pancreas_seg.geometry import resample
+from pancreas_seg.io import read_ct, read_mask
 
 LABEL_OF = {name: label for label, name in LABELS.items()}
 COARSE = (4.0, 4.0, 4.0)
+VERY_COARSE = (6.0, 6.0, 6.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,8 @@ def phantom() -> Phantom:
 
 @pytest.fixture(scope="module")
 def coarse() -> list[Phantom]:
-    return [draw_phantom(seed, COARSE) for seed in range(6)]
+    """Seeds 0 to 4 have each course of the pancreas."""
+    return [draw_phantom(seed, COARSE) for seed in range(5)]
 
 
 def mask(phantom: Phantom, name: str) -> NDArray[np.bool_]:
@@ -54,13 +57,13 @@ def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return 2.0 * float((a & b).sum()) / float(a.sum() + b.sum())
 
 
-def test_same_arguments_give_the_same_bytes() -> None:
-    one, two = (draw_phantom((3, 5), (5.0, 5.0, 5.0)) for _ in range(2))
-    assert one.hu.tobytes() == two.hu.tobytes()
-    assert one.labels.tobytes() == two.labels.tobytes()
-    assert one.geometry.distance_mm(two.geometry) == 0
-    other = draw_phantom((3, 6), (5.0, 5.0, 5.0))
-    assert other.hu.shape != one.hu.shape or (other.labels != one.labels).any()
+def test_same_arguments_give_the_same_bytes(coarse: list[Phantom]) -> None:
+    again = draw_phantom((3,), COARSE)
+    assert again.hu.tobytes() == coarse[3].hu.tobytes()
+    assert again.labels.tobytes() == coarse[3].labels.tobytes()
+    assert again.geometry.distance_mm(coarse[3].geometry) == 0
+    for other in coarse[:3]:
+        assert other.hu.shape != again.hu.shape or (other.labels != again.labels).any()
 
 
 def test_arrays_have_the_promised_types_and_size(phantom: Phantom) -> None:
@@ -188,9 +191,7 @@ def test_gas_lies_at_the_front_of_the_stomach(coarse: list[Phantom]) -> None:
         assert anterior > each.geometry.world(np.argwhere(fluid))[:, 1].mean()
 
 
-@pytest.mark.parametrize(
-    ("spacing", "orientation"), [((2.0, 2.0, 3.0), "RAS"), ((3.0, 2.5, 2.5), "SAR"), ((3.0, 2.0, 2.5), "ILA")]
-)
+@pytest.mark.parametrize(("spacing", "orientation"), [((3.0, 2.5, 2.5), "SAR"), ((3.0, 2.5, 3.0), "ILA")])
 def test_patient_does_not_depend_on_the_grid(
     phantom: Phantom, spacing: tuple[float, float, float], orientation: str
 ) -> None:
@@ -205,10 +206,13 @@ def test_patient_does_not_depend_on_the_grid(
     assert abs(hu[pancreas].mean() - phantom.hu[pancreas].mean()) < 8
 
 
-def test_flipped_grid_holds_the_same_voxels(phantom: Phantom) -> None:
-    ras = draw_phantom(7, orientation="RAS")
-    np.testing.assert_array_equal(ras.labels, phantom.labels[::-1, ::-1])
-    np.testing.assert_array_equal(ras.hu, phantom.hu[::-1, ::-1])
+def test_flipped_grid_holds_the_same_voxels(coarse: list[Phantom]) -> None:
+    lps, ras = coarse[0], draw_phantom(0, COARSE, "RAS")
+    np.testing.assert_array_equal(ras.labels, lps.labels[::-1, ::-1])
+    np.testing.assert_array_equal(ras.hu, lps.hu[::-1, ::-1])
+    assert ras.geometry.orientation == "RAS"
+    i, j, _ = lps.hu.shape
+    np.testing.assert_allclose(ras.geometry.world([5, 9, 2]), lps.geometry.world([i - 6, j - 10, 2]), atol=1e-6)
 
 
 def test_extent_cuts_a_block_around_the_pancreas(phantom: Phantom) -> None:
@@ -246,29 +250,42 @@ def test_wrong_spacing_and_numbers_are_refused(tmp_path: Path) -> None:
         write_cohort(tmp_path, 0, 1)
 
 
-def test_cohort_files_agree_with_the_manifest(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifest of three patients."""
     seen: list[tuple[int, int]] = []
-    path = write_cohort(tmp_path / "cohort", 3, 11, (5.0, 5.0, 5.0), folds=2, progress=lambda i, n: seen.append((i, n)))
+    out = tmp_path_factory.mktemp("phantoms") / "cohort"
+    path = write_cohort(out, 3, 11, VERY_COARSE, folds=2, progress=lambda i, n: seen.append((i, n)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    manifest = json.loads(path.read_text())
-    assert path == tmp_path / "cohort" / "manifest.json"
+    assert path == out / "manifest.json"
+    return path
+
+
+def test_cohort_files_agree_with_the_manifest(cohort: Path) -> None:
+    manifest = json.loads(cohort.read_text())
     assert manifest["licence"] == "CC0-1.0"
     assert manifest["labels"] == {"0": "background"} | {str(k): v for k, v in LABELS.items()}
     assert manifest["numTraining"] == len(manifest["training"]) == 3
     assert [entry["fold"] for entry in manifest["training"]] == [0, 1, 0]
     assert [entry["case_id"] for entry in manifest["training"]] == ["phantom_0000", "phantom_0001", "phantom_0002"]
-    for i, entry in enumerate(manifest["training"]):
-        expected = draw_phantom((11, i), (5.0, 5.0, 5.0)) if i == 0 else None
+    for entry in manifest["training"]:
         for kind in ("image", "label"):
-            file = path.parent / entry[kind]
+            file = cohort.parent / entry[kind]
             assert hashlib.sha256(file.read_bytes()).hexdigest() == entry[f"{kind}_sha256"]
             _check_file(file, np.int16 if kind == "image" else np.uint8)
-            if expected is not None:
-                stored = np.asanyarray(nib.load(file).dataobj)
-                np.testing.assert_array_equal(stored, expected.hu if kind == "image" else expected.labels)
-    files = sorted(str(p.relative_to(path.parent)) for p in path.parent.rglob("*") if p.is_file())
-    assert len(files) == 7
-    assert not [name for name in files if "part" in name]
+    files = {str(p.relative_to(cohort.parent)) for p in cohort.parent.rglob("*") if p.is_file()}
+    named = {str(Path(entry[kind])) for entry in manifest["training"] for kind in ("image", "label")}
+    assert files == named | {"manifest.json"}
+
+
+def test_cohort_files_hold_the_drawn_patient(cohort: Path) -> None:
+    drawn = draw_phantom((11, 0), VERY_COARSE)
+    entry = json.loads(cohort.read_text())["training"][0]
+    image, label = read_ct(cohort.parent / entry["image"]), read_mask(cohort.parent / entry["label"])
+    np.testing.assert_array_equal(image.image, drawn.hu)
+    np.testing.assert_array_equal(label.labels, drawn.labels)
+    for geometry in (image.geometry, label.geometry):
+        assert geometry.distance_mm(drawn.geometry) < 1e-3
 
 
 def _check_file(file: Path, dtype: type) -> None:
@@ -286,6 +303,7 @@ def _check_file(file: Path, dtype: type) -> None:
         np.testing.assert_allclose(ras, lps * (-1, -1, 1), atol=1e-2)
 
 
-def test_cohort_is_the_same_when_written_again(tmp_path: Path) -> None:
-    one, two = (write_cohort(tmp_path / name, 1, 2, (6.0, 6.0, 6.0)) for name in "ab")
-    assert one.read_bytes() == two.read_bytes()
+def test_cohort_is_the_same_when_written_again(cohort: Path, tmp_path: Path) -> None:
+    again = write_cohort(tmp_path, 1, 11, VERY_COARSE, folds=2)
+    # The checksums are among what is compared.
+    assert json.loads(again.read_text())["training"] == json.loads(cohort.read_text())["training"][:1]

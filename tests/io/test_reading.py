@@ -18,7 +18,7 @@ def _hu() -> np.ndarray:
     return np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
 
 
-@pytest.mark.parametrize("dtype", "i1 u1 i2 u2 i4 u4 i8 u8 f4 f8 >i2 >f4 >f8".split())
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", ">i2", ">f4", ">f8"])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_every_number_type_is_read(write_nifti, dtype: str, suffix: str) -> None:
     array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(dtype)
@@ -232,7 +232,8 @@ def test_nrrd_without_space_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("missing.nii.gz", "input.unreadable"), ("ct.jpg", "input.unknown_format"), (".", "input.is_folder")]
+    ("name", "code"),
+    [("missing.nii.gz", "input.unreadable"), ("ct.jpg", "input.unknown_format"), (".", "input.is_folder")],
 )
 def test_other_paths_are_refused(tmp_path, name: str, code: str) -> None:
     with pytest.raises(InputError, match=code):

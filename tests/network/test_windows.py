@@ -77,8 +77,6 @@ def test_a_slice_network_sees_its_neighbours() -> None:
             return torch.cat([-x[:, 2:], x[:, 2:]], dim=1)
 
     image = torch.randn(1, 8, 8, 5)
-    config = Config().changed(
-        {"network": {"spatial_dims": 2}, "data": {"patch_size": [8, 8], "neighbour_slices": 1}}
-    )
+    config = Config().changed({"network": {"spatial_dims": 2}, "data": {"patch_size": [8, 8], "neighbour_slices": 1}})
     out = predict_probabilities(Above(), image, config, [1])
     torch.testing.assert_close(out[..., :-1], torch.sigmoid(2 * image[..., 1:]), atol=1e-5, rtol=1e-5)

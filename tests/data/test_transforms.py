@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pancreas_seg.config import Config
+from pancreas_seg.data.augment import MARGIN, augmentation
+from pancreas_seg.data.transforms import (
+    CENTRES,
+    IMAGE,
+    LABEL,
+    ReadCased,
+    as_metatensor,
+    class_table,
+    model_input,
+    preprocessing,
+    training_volume,
+)
+from pancreas_seg.errors import InputError
+from pancreas_seg.geometry import Geometry
+from pancreas_seg.io import Scan, read_ct
+
+
+def _config(**data) -> Config:
+    return Config().changed({"data": data})
+
+
+def _scan(array: np.ndarray, affine: np.ndarray) -> Scan:
+    return Scan(array.astype(np.float32), Geometry(array.shape, affine), None, "")  # type: ignore[arg-type]
+
+
+def test_model_input_is_the_same_for_all_orientations(oblique_volume, reorient) -> None:
+    """With a spacing that divides the extent, the model grid is the same from whichever end it starts."""
+    config = _config(spacing_mm=[1.0, 1.7, 2.6], window_hu=[-1000, 300])
+    base, base_grid = model_input(_scan(*oblique_volume), config)
+    image, grid = model_input(_scan(*reorient(*oblique_volume)), config)
+    assert grid.orientation == "RAS"
+    assert grid.shape == (10, 8, 6)
+    assert grid.same_grid(base_grid, 1e-4)
+    torch.testing.assert_close(image, base, atol=1e-3, rtol=0)
+
+
+def test_the_grid_says_where_the_values_lie() -> None:
+    """A world-linear image stays world-linear: each value of the model grid equals the ramp at its own place."""
+    affine = np.diag([-0.8, 0.9, 2.5, 1.0])
+    affine[:3, 3] = (40, -30, 10)
+    grid = Geometry((60, 50, 20), affine)
+    index = np.stack(np.meshgrid(*map(range, grid.shape), indexing="ij"), -1)
+    ramp = grid.world(index) @ (1.0, 2.0, 3.0)
+    config = _config(spacing_mm=[2.0, 2.0, 3.0], window_hu=[-500, 500])
+    image, model = model_input(_scan(ramp, affine), config)
+    at = model.world(np.stack(np.meshgrid(*map(range, model.shape), indexing="ij"), -1))
+    inside = (grid.index(at) >= 0).all(-1) & (grid.index(at) <= np.array(grid.shape) - 1).all(-1)
+    assert inside.mean() > 0.8
+    np.testing.assert_allclose(image[0].numpy()[inside] * 1000 - 500, (at @ (1.0, 2.0, 3.0))[inside], atol=0.05)
+
+
+def test_window_becomes_0_to_1() -> None:
+    values = np.array([-1000, -160, 40, 240, 3000.0]).repeat(8).reshape(5, 2, 4)
+    image, _ = model_input(_scan(values, np.eye(4)), _config(spacing_mm=[1.0, 1.0, 1.0]))
+    np.testing.assert_allclose(image[0, :, 0, 0], [0, 0, 0.5, 1, 1])
+
+
+def test_training_sees_what_segmenting_sees(write_nifti) -> None:
+    rng = np.random.default_rng(0)
+    path = write_nifti(rng.integers(-200, 300, (20, 18, 12)).astype(np.int16))
+    labels = write_nifti((rng.random((20, 18, 12)) > 0.9).astype(np.uint8), name="label.nii.gz")
+    config = _config(spacing_mm=[3.0, 3.0, 3.0])
+    volume = training_volume(config)({IMAGE: path, LABEL: labels, "label_names": {1: "pancreas"}})
+    image, _ = model_input(read_ct(path), config)
+    assert volume[IMAGE].dtype == torch.float16
+    torch.testing.assert_close(volume[IMAGE].float(), image, atol=5e-4, rtol=1e-3)
+    assert volume[LABEL].dtype == torch.uint8
+    np.testing.assert_array_equal(volume[CENTRES].numpy(), np.argwhere(volume[LABEL][0].numpy() == 1))
+    assert len(volume[CENTRES])
+
+
+def test_labels_stay_labels() -> None:
+    labels = np.random.default_rng(0).integers(0, 9, (10, 9, 8))
+    grid = Geometry(labels.shape, np.diag([1.3, 1.1, 2.0, 1.0]))
+    both = {IMAGE: as_metatensor(labels * 0.0, grid), LABEL: as_metatensor(labels, grid)}
+    out = preprocessing(_config(spacing_mm=[1.0, 1.0, 1.0]), with_label=True)(both)[LABEL]
+    assert set(np.unique(out.numpy())) <= set(range(9))
+
+
+def test_class_table() -> None:
+    config = _config(classes=["pancreas", "kidney"], merge={"kidney": ["kidney_left", "kidney_right"]})
+    names = {2: "pancreas", 3: "kidney_left", 5: "kidney_right", 6: "liver"}
+    assert class_table(names, config).tolist() == [0, 0, 1, 2, 0, 2, 0]
+    merged = _config(classes=["pancreas"])
+    assert class_table({1: "pancreas", 2: "cancer"}, merged).tolist() == [0, 1, 1]
+    own = _config(classes=["pancreas", "cancer"])
+    assert class_table({1: "pancreas", 2: "cancer"}, own).tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="input.labels_without_class"):
+        class_table({1: "liver"}, config)
+
+
+def test_a_label_on_another_grid_is_refused(write_nifti) -> None:
+    ct = write_nifti(np.arange(60).reshape(3, 4, 5).astype(np.int16))
+    moved = np.diag([2.0, 2.0, 3.0, 1.0])
+    moved[0, 3] = 1.0
+    label = write_nifti(np.ones((3, 4, 5), np.uint8), moved, name="label.nii.gz")
+    with pytest.raises(InputError, match="input.grids_differ"):
+        ReadCased(Config())({IMAGE: ct, LABEL: label, "label_names": {1: "pancreas"}})
+
+
+def _sample(shape: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    label = np.zeros((1, *shape), np.uint8)
+    label[(0, *(slice(n // 3, n // 2) for n in shape))] = 1
+    image = 0.3 + 0.4 * label + 0.01 * rng.random((1, *shape))
+    return {IMAGE: torch.from_numpy(image).float(), LABEL: torch.from_numpy(label)}
+
+
+@pytest.mark.parametrize("size", [[16, 12, 8], [16, 12]])
+def test_augmentation_moves_image_and_label_together(size: list[int]) -> None:
+    config = Config().changed(
+        {
+            "network": {"spatial_dims": len(size)},
+            "data": {"patch_size": size, "spacing_mm": [2.0, 2.0, 2.0]},
+            "augment": {
+                "affine_probability": 1.0,
+                "elastic_probability": 1.0,
+                "noise_probability": 0.0,
+                "contrast_probability": 0.0,
+                "lowres_probability": 0.0,
+            },
+        }
+    )
+    random = augmentation(config)
+    changed = 0
+    for seed in range(20):
+        sample = _sample(tuple(int(np.ceil(n * MARGIN)) for n in size))
+        random.set_random_state(seed=seed)
+        out = random(sample)
+        assert tuple(out[IMAGE].shape) == tuple(out[LABEL].shape) == (1, *size)
+        bright = out[IMAGE] > 0.5
+        changed += int(not torch.equal(out[LABEL], _centre(sample[LABEL], size)))
+        # Linear and nearest interpolation may differ at the body's border only.
+        assert (bright != (out[LABEL] == 1)).float().mean() < 0.02
+    assert changed >= 15
+
+
+def _centre(x: torch.Tensor, size: list[int]) -> torch.Tensor:
+    for axis, n in enumerate(size, start=1):
+        x = x.narrow(axis, (x.shape[axis] - n) // 2, n)
+    return x
+
+
+_OFF = {f"{name}_probability": 0.0 for name in ("affine", "elastic", "noise", "contrast", "lowres", "mirror")}
+
+
+@pytest.mark.parametrize("name", ["none", *(key.removesuffix("_probability") for key in _OFF)])
+def test_each_augmentation_does_something_by_itself(name: str) -> None:
+    settings = dict(_OFF) if name == "none" else {**_OFF, f"{name}_probability": 1.0}
+    config = Config().changed({"data": {"patch_size": [16, 12, 8]}, "augment": settings})
+    sample = _sample((20, 15, 10))
+    random = augmentation(config)
+    same = []
+    for seed in range(5):
+        random.set_random_state(seed=seed)
+        image = torch.as_tensor(random({k: v.clone() for k, v in sample.items()})[IMAGE])
+        same.append(torch.equal(image, _centre(sample[IMAGE], [16, 12, 8])))
+    assert all(same) if name == "none" else not all(same)
+
+
+def test_mirroring_is_off_by_default_and_is_left_right() -> None:
+    assert Config().augment.mirror_probability == 0.0
+    config = Config().changed({"data": {"patch_size": [4, 4, 4]}, "augment": {**_OFF, "mirror_probability": 1.0}})
+    sample = {IMAGE: torch.arange(64.0).reshape(1, 4, 4, 4), LABEL: torch.zeros(1, 4, 4, 4)}
+    torch.testing.assert_close(torch.as_tensor(augmentation(config)(sample)[IMAGE]), sample[IMAGE].flip(1))

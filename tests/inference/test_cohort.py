@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from pancreas_seg.config import Config
+from pancreas_seg.errors import InputError
+from pancreas_seg.inference.cohort import CaseInput, find_cases, segment_cases
+from pancreas_seg.inference.segmenter import Segmenter
+
+
+@pytest.fixture
+def segmenter(threshold_network) -> Segmenter:
+    tree = {"data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [8, 8, 8]}, "clean": {"minimum_volume_ml": 0.0}}
+    return Segmenter(threshold_network, Config().changed(tree), "12" * 32)
+
+
+def _ct(write_nifti, name: str):
+    array = np.full((8, 8, 8), -900, np.int16)
+    array[2:5, 2:5, 2:5] = 100
+    return write_nifti(array, name=name)
+
+
+def _rows(path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_bad_case_does_not_end_the_run(write_nifti, tmp_path, segmenter) -> None:
+    bad = tmp_path / "b.nii.gz"
+    bad.write_bytes(b"\x1f\x8b")
+    cases = find_cases([_ct(write_nifti, "a.nii.gz"), bad, _ct(write_nifti, "c.nii")])
+    outcomes = segment_cases(segmenter, cases, tmp_path / "out")
+    assert [(o.case, o.status) for o in outcomes] == [("a", "ok"), ("b", "refused"), ("c", "ok")]
+    assert [row["case"] for row in _rows(tmp_path / "out" / "summary.csv")] == ["a", "b", "c"]
+    refused = json.loads((tmp_path / "out" / "b" / "result.json").read_text())
+    assert refused["verdict"] == "refused"
+    assert refused["reasons"][0]["code"] == "input.truncated"
+    assert str(tmp_path) not in json.dumps(refused)
+    assert not (tmp_path / "out" / "b" / "mask.nii.gz").exists()
+
+
+def test_a_bug_in_one_case_does_not_end_the_run(write_nifti, tmp_path, segmenter, monkeypatch) -> None:
+    cases = find_cases([_ct(write_nifti, "a.nii.gz"), _ct(write_nifti, "b.nii.gz")])
+    real = Segmenter.segment
+
+    def fails_first(self, scan, *args):
+        if scan.path.name == "a.nii.gz":
+            raise RuntimeError("bug")
+        return real(self, scan, *args)
+
+    monkeypatch.setattr(Segmenter, "segment", fails_first)
+    outcomes = segment_cases(segmenter, cases, tmp_path / "out")
+    assert [o.status for o in outcomes] == ["failed", "ok"]
+
+
+def test_resume_leaves_out_what_is_finished_and_unchanged(write_nifti, tmp_path, segmenter) -> None:
+    cases = find_cases([_ct(write_nifti, "a.nii.gz"), _ct(write_nifti, "b.nii.gz")])
+    out = tmp_path / "out"
+    segment_cases(segmenter, cases[:1], out)
+    done: list[str] = []
+    segment_cases(segmenter, cases, out, resume=True, on_saved=lambda case, *_: done.append(case.case))
+    assert done == ["b"]
+    assert [row["case"] for row in _rows(out / "summary.csv")] == ["a", "b"]
+    other = Segmenter(segmenter.network, segmenter.config, "34" * 32)
+    segment_cases(other, cases, out, resume=True, on_saved=lambda case, *_: done.append(case.case))
+    assert done == ["b", "a", "b"]
+    (out / "a" / "mask.nii.gz").unlink()
+    segment_cases(other, cases, out, resume=True, on_saved=lambda case, *_: done.append(case.case))
+    assert done[3:] == ["a"]
+
+
+def test_cases_of_folders_files_and_manifests(write_nifti, tmp_path) -> None:
+    a, b = _ct(write_nifti, "a.nii.gz"), _ct(write_nifti, "b.nii")
+    (tmp_path / "notes.txt").write_text("x")
+    listed = {"labels": {"0": "background", "1": "pancreas"}, "training": [{"case_id": "first", "image": "a.nii.gz"}]}
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps(listed))
+    assert find_cases([tmp_path]) == [CaseInput("a", a), CaseInput("b", b)]
+    assert find_cases([a, a, b]) == [CaseInput("a", a), CaseInput("a-2", a), CaseInput("b", b)]
+    assert find_cases([manifest]) == [CaseInput("first", a)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="input.empty_folder"):
+        find_cases([tmp_path / "empty"])

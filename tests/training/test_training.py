@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pancreas_seg.config import Config
+from pancreas_seg.errors import ConfigError, TrainingError
+from pancreas_seg.inference.segmenter import Segmenter
+from pancreas_seg.io import read_ct
+from pancreas_seg.network.weights import load_weights
+from pancreas_seg.training.dice import ClassDice
+from pancreas_seg.training.engine import learning_rate, make_optimizer
+from pancreas_seg.training.trainer import train
+
+CONFIG = Config().changed(
+    {
+        "data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [16, 16, 8]},
+        "network": {"channels": [4, 8]},
+        "augment": {"elastic_probability": 0.5},
+        "train": {"steps": 8, "validate_every": 4, "warmup_steps": 2, "learning_rate": 0.01, "precision": "fp32"},
+        "clean": {"minimum_volume_ml": 0.0},
+    }
+)
+
+
+@pytest.fixture
+def cohort(write_nifti, tmp_path):
+    """Three cases with a bright block on noise; folds 0, 1, 1."""
+    training = []
+    for n in range(3):
+        rng = np.random.default_rng(n)
+        array = rng.normal(-60, 15, (24, 24, 12)).astype(np.int16)
+        label = np.zeros(array.shape, np.uint8)
+        corner = rng.integers(4, 10, 3) // (1, 1, 2)
+        label[tuple(slice(c, c + d) for c, d in zip(corner, (9, 8, 5), strict=True))] = 1
+        image = write_nifti(np.where(label, 120, array).astype(np.int16), name=f"ct{n}.nii.gz")
+        mask = write_nifti(label, name=f"label{n}.nii.gz")
+        training.append({"case_id": f"c{n}", "image": image.name, "label": mask.name, "fold": min(n, 1)})
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"labels": {"0": "background", "1": "pancreas"}, "training": training}))
+    return path
+
+
+def _weights(path) -> dict[str, torch.Tensor]:
+    return dict(load_weights(path).state)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resuming_is_the_same_bit_for_bit(cohort, tmp_path, optimizer: str, precision: str) -> None:
+    config = CONFIG.with_settings([f"train.optimizer={optimizer}", f"train.precision={precision}"])
+    whole = train(cohort, tmp_path / "whole", config, fold=0, device="cpu")
+
+    class Stopped(Exception):
+        pass
+
+    import pancreas_seg.training.trainer as trainer_module
+
+    plot = trainer_module.plot_curves
+    with pytest.MonkeyPatch.context() as patch:
+        written = []
+
+        def stop_in_second_round(history, path):
+            written.append(path)
+            if len(history) == 2:
+                raise Stopped
+            return plot(history, path)
+
+        patch.setattr(trainer_module, "plot_curves", stop_in_second_round)
+        with pytest.raises(Stopped):
+            train(cohort, tmp_path / "parts", config, fold=0, device="cpu")
+    assert len(written) == 2
+    parts = train(cohort, tmp_path / "parts", config, fold=0, device="cpu", resume=True)
+    first, second = _weights(whole.last), _weights(parts.last)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert parts.best_dice == whole.best_dice
+
+
+def test_files_of_a_training(cohort, tmp_path) -> None:
+    result = train(cohort, tmp_path / "run", CONFIG, fold=1, device="cpu")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {
+        "config.toml",
+        "best.safetensors",
+        "last.safetensors",
+        "checkpoint.safetensors",
+        "metrics.csv",
+        "curves.png",
+        "tensorboard",
+    }
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["4", "8"]
+    assert all(math.isfinite(float(row["loss"])) for row in rows)
+    weights = load_weights(result.best)
+    assert weights.config == CONFIG
+    assert max(float(row["val_dice"]) for row in rows) == pytest.approx(result.best_dice, abs=1e-5)
+    with pytest.raises(ConfigError, match="config.run_exists"):
+        train(cohort, tmp_path / "run", CONFIG, fold=1, device="cpu")
+    with pytest.raises(ConfigError, match="config.resume_differs"):
+        train(cohort, tmp_path / "run", CONFIG.with_settings(["train.steps=12"]), fold=1, device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_it_learns_a_bright_block(cohort, tmp_path, dims: int, cache: str) -> None:
+    tree = {
+        "network": {"spatial_dims": dims},
+        "data": {"patch_size": [16, 16, 8][:dims], "neighbour_slices": 1 if dims == 2 else 0, "cache": cache},
+        "train": {"steps": 60, "validate_every": 30, "batch_size": 4, "learning_rate": 0.03, "loss": "dice_ce"},
+    }
+    result = train(cohort, tmp_path / "run", CONFIG.changed(tree), fold=0, device="cpu")
+    assert result.best_dice > 0.8
+    scan = read_ct(cohort.parent / "ct0.nii.gz")
+    found = Segmenter.from_weights(result.best, "cpu").segment(scan).mask
+    wanted = scan.image > 80
+    assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.8
+
+
+def test_without_validation_the_last_is_the_best(cohort, tmp_path) -> None:
+    result = train(cohort, tmp_path / "run", CONFIG, device="cpu")
+    assert math.isnan(result.best_dice)
+    first, second = _weights(result.best), _weights(result.last)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_round(cohort, tmp_path) -> None:
+    config = CONFIG.with_settings(
+        ["train.learning_rate=1e30", "train.warmup_steps=4", "train.clip_gradient_norm=0", "train.optimizer=sgd"]
+    )
+    with pytest.raises(TrainingError, match="training.not_finite"):
+        train(cohort, tmp_path / "run", config, fold=0, device="cpu")
+
+
+def test_early_stop(cohort, tmp_path) -> None:
+    config = CONFIG.with_settings(
+        ["train.steps=40", "train.validate_every=4", "train.early_stop_rounds=2", "train.learning_rate=1e-12"]
+    )
+    result = train(cohort, tmp_path / "run", config, fold=0, device="cpu")
+    assert 3 <= result.rounds < 10
+    again = train(cohort, tmp_path / "run", config, fold=0, device="cpu", resume=True)
+    assert again.rounds == result.rounds
+
+
+def test_learning_rate_schedules() -> None:
+    train_config = CONFIG.with_settings(["train.warmup_steps=10", "train.learning_rate=1.0"]).train
+    assert learning_rate(0, 110, train_config) == pytest.approx(0.1)
+    assert learning_rate(10, 110, train_config) == pytest.approx(1.0)
+    assert learning_rate(60, 110, train_config) == pytest.approx(0.5**0.9)
+    for schedule, middle, end in [("constant", 1.0, 1.0), ("cosine", 0.5, 0.0), ("poly", 0.5**0.9, 0.0)]:
+        settings = CONFIG.with_settings(
+            ["train.warmup_steps=0", "train.learning_rate=1.0", f"train.schedule={schedule}"]
+        ).train
+        assert learning_rate(50, 100, settings) == pytest.approx(middle)
+        assert learning_rate(100, 100, settings) == pytest.approx(end)
+
+
+def test_optimizers() -> None:
+    network = torch.nn.Linear(1, 1)
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    for name, kind in kinds.items():
+        optimizer = make_optimizer(network, CONFIG.with_settings([f"train.optimizer={name}"]).train)
+        assert type(optimizer) is kind
+        assert optimizer.defaults["lr"] == 0.01
+
+
+def test_class_dice_is_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    metric = ClassDice(3, ("a", "b"), ("b",))
+    dice: dict[int, list[float]] = {1: [], 2: []}
+    right = []
+    for _ in range(3):
+        prediction, label = rng.integers(0, 3, (2, 1, 1, 4, 5, 6))
+        metric.update((torch.from_numpy(prediction), torch.from_numpy(label)))
+        right.append((prediction == label).mean())
+        for c, values in dice.items():
+            values.append(2 * ((prediction == c) & (label == c)).sum() / ((prediction == c).sum() + (label == c).sum()))
+    per_class = metric.per_class()
+    assert per_class["a"] == pytest.approx(np.mean(dice[1]))
+    assert metric.compute() == per_class["b"] == pytest.approx(np.mean(dice[2]))
+    assert metric.accuracy() == pytest.approx(np.mean(right))
+
+
+def test_a_class_that_is_in_neither_counts_for_nothing() -> None:
+    metric = ClassDice(2, ("a",), ("a",))
+    empty = torch.zeros(1, 1, 2, 2, 2, dtype=torch.int64)
+    metric.update((empty, empty))
+    assert math.isnan(metric.compute())
+    full = torch.ones_like(empty)
+    metric.update((full, empty))
+    metric.update((full, full))
+    assert metric.compute() == pytest.approx(0.5)
