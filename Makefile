@@ -12,13 +12,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/pancreas-seg --quiet phantom --out $(DEMO)/cohort --cases 9 --seed 1 --spacing-mm 3 3 3 --folds 9
+	$(BIN)/pancreas-seg phantom --out $(DEMO)/cohort --cases 9 --seed 1 --spacing-mm 3 3 3 --folds 9
+	$(BIN)/pancreas-seg phantom --out $(DEMO)/unseen --cases 1 --seed 2
 	$(BIN)/pancreas-seg train --data $(DEMO)/cohort/manifest.json --out $(DEMO)/run --preset tiny --fold 0 --resume
-	$(BIN)/pancreas-seg segment $(DEMO)/cohort/images/phantom_0000.nii.gz --out $(DEMO)/result \
+	$(BIN)/pancreas-seg segment $(DEMO)/unseen/images/phantom_0000.nii.gz --out $(DEMO)/result \
 		--weights $(DEMO)/run/best.safetensors --preview
-	$(BIN)/pancreas-seg evaluate --reference $(DEMO)/cohort/labels/phantom_0000.nii.gz \
+	$(BIN)/pancreas-seg evaluate --reference $(DEMO)/unseen/labels/phantom_0000.nii.gz \
 		--prediction $(DEMO)/result/phantom_0000/mask.nii.gz
-	@echo "The phantom was not trained on. Its picture: $(DEMO)/result/phantom_0000/preview.png"
+	@echo "This phantom was in no part of the training. Its picture: $(DEMO)/result/phantom_0000/preview.png"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("pancreas_seg").setLevel(logging.WARNING if options.quiet else logging.INFO)
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it would log each error a second time
     try:
         return int(options.run(options))
     except PancreasSegError as error:

@@ -136,7 +136,8 @@ class InferConfig:
 class CleanConfig:
     """What is done to the mask after the network."""
 
-    largest_component: bool = True
+    keep_fraction: float = 0.25
+    """Components smaller than this share of the largest one are removed; 1 keeps the largest alone."""
     fill_holes: bool = True
     minimum_volume_ml: float = 1.0
     """Components smaller than this are removed."""
@@ -384,6 +385,7 @@ def _check_consistency(config: Config) -> None:
             "at least one weight above 0",
         ),
         (0 <= infer.overlap < 1, "infer.overlap", infer.overlap, "0 up to, but not, 1"),
+        (0 <= config.clean.keep_fraction <= 1, "clean.keep_fraction", config.clean.keep_fraction, "0 to 1"),
         (infer.window_batch >= 1, "infer.window_batch", infer.window_batch, "1 or more"),
     ]
     for holds, name, value, expected in rules:

@@ -119,7 +119,12 @@ def augmentation(config: Config) -> Compose:
         [
             RandDeformd(data.patch_size, data.spacing_mm, settings),
             RandFlipd([IMAGE, LABEL], prob=settings.mirror_probability, spatial_axis=0),
-            RandSimulateLowResolutiond([IMAGE], prob=settings.lowres_probability, zoom_range=(lowest, 1.0)),
+            RandSimulateLowResolutiond(
+                [IMAGE],
+                prob=settings.lowres_probability,
+                upsample_mode="trilinear" if len(data.patch_size) == 3 else "bilinear",
+                zoom_range=(lowest, 1.0),
+            ),
             RandAdjustContrastd(
                 [IMAGE],
                 prob=settings.contrast_probability,

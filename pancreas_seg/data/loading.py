@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,68 @@ from pancreas_seg.config import Config
 from pancreas_seg.data.augment import MARGIN, augmentation
 from pancreas_seg.data.manifest import Case
 from pancreas_seg.data.transforms import CENTRES, IMAGE, LABEL, training_volume
-from pancreas_seg.errors import ManifestError
+from pancreas_seg.errors import ManifestError, PancreasSegError
 
 
-def volume_dataset(cases: Sequence[Case], config: Config, cache_dir: Path | None = None) -> Dataset:
+class VolumeDataset(TorchDataset[dict[str, Tensor]]):
     """Preprocessed volumes of labelled cases, kept as ``data.cache`` says.
 
     Items are ``{"image": (1, I, J, K) float16, "label": (1, I, J, K) uint8, "centres": (n, 3) int16}`` on the model
     grid. The key of a cached item holds the state of the case's files and the configuration of the data, so a changed
-    file or configuration is read anew.
+    file or configuration is read anew. With a cache all cases are read when the data set is made, so that a bad file
+    shows before training starts.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+    config : Config
+    cache_dir : Path, optional
+        For ``data.cache = "disk"``.
 
     Raises
     ------
     ManifestError
-        If a case has no label, or ``data.cache`` is "disk" and no folder is given.
+        If a case has no label.
+    InputError
+        If a file is unsound.
     """
-    items = [_item(case, config) for case in cases]
-    transform = training_volume(config)
-    if config.data.cache == "memory":
-        return CacheDataset(items, transform, num_workers=None, progress=False, copy_cache=False)
-    if config.data.cache == "disk":
-        if cache_dir is None:
-            raise ValueError('data.cache = "disk" needs a folder')
-        return PersistentDataset(items, transform, cache_dir)
-    return Dataset(items, transform)
+
+    def __init__(self, cases: Sequence[Case], config: Config, cache_dir: Path | None = None) -> None:
+        items = [_item(case, config) for case in cases]
+        transform = training_volume(config)
+        with _own_errors():
+            if config.data.cache == "memory":
+                self.inner = CacheDataset(items, transform, num_workers=None, progress=False, copy_cache=False)
+            elif config.data.cache == "disk":
+                if cache_dir is None:
+                    raise ValueError('data.cache = "disk" needs a folder')
+                self.inner = PersistentDataset(items, transform, cache_dir)
+                for index in range(len(items)):
+                    self.inner[index]
+            else:
+                self.inner = Dataset(items, transform)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        with _own_errors():
+            volume: dict[str, Tensor] = self.inner[index]
+            return volume
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Let this package's errors through as they were raised; MONAI wraps what its transforms raise."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, PancreasSegError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
 
 
 def _item(case: Case, config: Config) -> dict[str, Any]:
@@ -80,14 +119,14 @@ class SampleDataset(TorchDataset[dict[str, Tensor]]):
 
     Parameters
     ----------
-    volumes : Dataset
-        As from `volume_dataset`.
+    volumes : sequence of volumes
+        As of a VolumeDataset.
     config : Config
     length : int
         Samples of a round.
     """
 
-    def __init__(self, volumes: Dataset, config: Config, length: int) -> None:
+    def __init__(self, volumes: VolumeDataset, config: Config, length: int) -> None:
         self.volumes = volumes
         self.config = config
         self.length = length

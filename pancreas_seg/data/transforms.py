@@ -36,7 +36,8 @@ def preprocessing(config: Config, with_label: bool = False) -> Compose:
             Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             Spacingd(keys, pixdim=config.data.spacing_mm, mode=modes, padding_mode="border", dtype=torch.float32),
             ScaleIntensityRanged([IMAGE], a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
-        ]
+        ],
+        log_stats=False,
     )
 
 
@@ -131,7 +132,9 @@ class Compactd(MapTransform):
 
 def training_volume(config: Config) -> Compose:
     """Everything that is deterministic in training: read, preprocess, compact."""
-    return Compose([ReadCased(config), *preprocessing(config, with_label=True).transforms, Compactd()])
+    steps = [ReadCased(config), *preprocessing(config, with_label=True).transforms, Compactd()]
+    # With log_stats MONAI logs a failing transform's input, and with it paths, which can name a patient.
+    return Compose(steps, log_stats=False)
 
 
 def _geometry(tensor: MetaTensor) -> Geometry:

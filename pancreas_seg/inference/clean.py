@@ -1,4 +1,8 @@
-"""What is done to a mask after the network: holes, largest component, smallest volume."""
+"""What is done to a mask after the network: small components go, holes are filled.
+
+The largest component alone is too little: an atrophic or fatty pancreas is often found in two pieces of like size, and
+dropping one would halve it without a word. Several pieces are reported by the verdict instead.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ _FULL = np.ones((3, 3, 3), dtype=bool)
 def clean_mask(mask: NDArray[np.uint8], voxel_ml: float, settings: CleanConfig) -> NDArray[np.uint8]:
     """Clean each label of an (I, J, K) mask by itself; components are 26-connected.
 
-    In this order: components below ``minimum_volume_ml`` go; with ``largest_component`` all but the largest go; with
+    In this order: components below ``minimum_volume_ml``, or below ``keep_fraction`` of the largest, go; with
     ``fill_holes`` background that a label encloses becomes that label.
     """
     out = np.zeros_like(mask)
@@ -34,10 +38,7 @@ def count_components(mask: NDArray[np.bool_]) -> int:
 def _kept(part: NDArray[np.bool_], voxel_ml: float, settings: CleanConfig) -> NDArray[np.bool_]:
     components, n = ndimage.label(part, _FULL)
     sizes = np.bincount(components.ravel(), minlength=n + 1)
-    keep = sizes * voxel_ml >= settings.minimum_volume_ml
+    sizes[0] = 0
+    keep = (sizes * voxel_ml >= settings.minimum_volume_ml) & (sizes >= settings.keep_fraction * sizes.max())
     keep[0] = False
-    if settings.largest_component and keep.any():
-        largest = int(np.argmax(np.where(keep, sizes, 0)))
-        keep[:] = False
-        keep[largest] = True
     return np.asarray(keep[components])

@@ -24,7 +24,6 @@ class Progress:
     """Rounds completed."""
     best_dice: float = -1.0
     best_round: int = 0
-    grad_scale: float = 65536.0
     history: list[dict[str, float]] = field(default_factory=list)
     """One row of metrics.csv per round."""
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.data import Dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
 from torch.utils.data import DataLoader
 
 from pancreas_seg.config import Config, TrainConfig
+from pancreas_seg.data.loading import VolumeDataset
 from pancreas_seg.data.transforms import IMAGE, LABEL
 from pancreas_seg.errors import TrainingError
 from pancreas_seg.network.loss import SegmentationLoss
@@ -113,7 +113,7 @@ def make_trainer(
 
 
 def make_evaluator(
-    network: nn.Module, volumes: Dataset, config: Config, precision: Precision, device: torch.device
+    network: nn.Module, volumes: VolumeDataset, config: Config, precision: Precision, device: torch.device
 ) -> tuple[SupervisedEvaluator, ClassDice]:
     """A SupervisedEvaluator over whole volumes by sliding windows, on the model grid; key metric "val_dice"."""
     names = config.data.classes

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Events
-from monai.data import Dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.utils import set_determinism
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.loading import SampleDataset, sample_loader, volume_dataset
+from pancreas_seg.data.loading import SampleDataset, VolumeDataset, sample_loader
 from pancreas_seg.data.manifest import Case, load_manifest
 from pancreas_seg.errors import ConfigError, ManifestError
 from pancreas_seg.io import replacing
@@ -119,7 +119,7 @@ class _Run:
         self.show = show
         with replacing(out / "config.toml") as temporary:
             temporary.write_text(config.to_toml(), encoding="utf-8")
-        self.volumes = _loaded(training, config, out / "cache")
+        self.volumes = VolumeDataset(training, config, out / "cache")
         self.card = {"manifest": manifest.name, "training_cases": str(len(training)), "fold": str(fold)}
         self.evaluator, self.dice = self._evaluator(validation)
         self.trainer = self._trainer()
@@ -130,11 +130,14 @@ class _Run:
         total = self.rounds * self.config.train.validate_every
         done = self.progress.round * self.config.train.validate_every
         self.bar = tqdm(total=total, initial=done, unit="step", disable=not self.show, file=sys.stderr, smoothing=0.05)
+        # A resumed training overwrites the events of steps that were not checkpointed.
+        self.events = SummaryWriter(str(self.out / "tensorboard"), purge_step=done + 1)
         try:
             if self.progress.round < self.rounds and not self._stops_early():
                 self.trainer.run()
         finally:
             self.bar.close()
+            self.events.close()
         best = self.out / "best.safetensors"
         dice = self.progress.best_dice if self.evaluator is not None else math.nan
         return TrainingResult(best, self.out / "last.safetensors", dice, self.progress.round)
@@ -143,7 +146,7 @@ class _Run:
         if not validation:
             log.warning("no validation cases: the last weights count as the best")
             return None, None
-        volumes = _loaded(validation, self.config, self.out / "cache")
+        volumes = VolumeDataset(validation, self.config, self.out / "cache")
         return make_evaluator(self.network, volumes, self.config, self.precision, self.device)
 
     def _trainer(self) -> SupervisedTrainer:
@@ -217,12 +220,10 @@ class _Run:
         )
 
     def _write_events(self, row: dict[str, float]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(self.out / "tensorboard")) as writer:
-            for name, value in row.items():
-                if name not in ("round", "step"):
-                    writer.add_scalar(name, value, int(row["step"]))
+        for name, value in row.items():
+            if name not in ("round", "step"):
+                self.events.add_scalar(name, value, int(row["step"]))
+        self.events.flush()
 
 
 def _split(path: Path, fold: int | None) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
@@ -236,10 +237,6 @@ def _split(path: Path, fold: int | None) -> tuple[tuple[Case, ...], tuple[Case, 
             advice="`pancreas-seg manifest check` shows what the manifest holds.",
         )
     return training, validation
-
-
-def _loaded(cases: Sequence[Case], config: Config, cache: Path) -> Dataset:
-    return volume_dataset(cases, config, cache)
 
 
 def _raise(_: SupervisedTrainer, error: BaseException) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.loading import SampleDataset, cut_sample, sample_loader, volume_dataset
+from pancreas_seg.data.loading import SampleDataset, VolumeDataset, cut_sample, sample_loader
 from pancreas_seg.data.manifest import Case
 from pancreas_seg.data.transforms import CENTRES, IMAGE, LABEL
-from pancreas_seg.errors import ManifestError
+from pancreas_seg.errors import InputError, ManifestError
 
 
 def _case(write_nifti, n: int, seed: int | None = None) -> Case:
@@ -44,29 +44,41 @@ def _mean(dataset) -> float:
 def test_a_changed_file_or_configuration_is_never_served_from_a_cache(write_nifti, tmp_path, cache: str) -> None:
     config = CONFIG.with_settings([f"data.cache={cache}"])
     case = _case(write_nifti, 0)
-    first = _mean(volume_dataset([case], config, tmp_path / "cache"))
-    assert _mean(volume_dataset([case], config, tmp_path / "cache")) == first
+    first = _mean(VolumeDataset([case], config, tmp_path / "cache"))
+    assert _mean(VolumeDataset([case], config, tmp_path / "cache")) == first
     window = config.with_settings(["data.window_hu=[-100, 100]"])
-    assert _mean(volume_dataset([case], window, tmp_path / "cache")) != first
+    assert _mean(VolumeDataset([case], window, tmp_path / "cache")) != first
     stat = Path(case.image).stat()
     _case(write_nifti, 0, seed=99)
     os.utime(case.image, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert _mean(volume_dataset([case], config, tmp_path / "cache")) != first
+    assert _mean(VolumeDataset([case], config, tmp_path / "cache")) != first
 
 
 def test_the_disk_cache_is_used(write_nifti, tmp_path) -> None:
     config = CONFIG.with_settings(["data.cache=disk"])
     case = _case(write_nifti, 0)
-    first = volume_dataset([case], config, tmp_path / "cache")[0]
+    first = VolumeDataset([case], config, tmp_path / "cache")[0]
     (file,) = (tmp_path / "cache").glob("*.pt")
     torch.save({**first, IMAGE: first[IMAGE] * 0}, file)
-    assert _mean(volume_dataset([case], config, tmp_path / "cache")) == 0.0
+    assert _mean(VolumeDataset([case], config, tmp_path / "cache")) == 0.0
 
 
 def test_a_training_case_needs_a_label(write_nifti) -> None:
     case = _case(write_nifti, 0)
     with pytest.raises(ManifestError, match="manifest.no_label"):
-        volume_dataset([Case(**{**case.__dict__, "label": None})], CONFIG)
+        VolumeDataset([Case(**{**case.__dict__, "label": None})], CONFIG)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+def test_a_bad_file_is_refused_by_name_and_stays_out_of_the_log(
+    write_nifti, tmp_path, cache: str, caplog
+) -> None:
+    case = _case(write_nifti, 0)
+    Path(case.image).write_bytes(b"no nifti")
+    config = CONFIG.with_settings([f"data.cache={cache}"])
+    with pytest.raises(InputError, match="input.not_nifti"):
+        VolumeDataset([case], config, tmp_path / "cache")[0]
+    assert str(tmp_path) not in caplog.text
 
 
 def _volume() -> dict[str, torch.Tensor]:
@@ -114,7 +126,7 @@ def test_slices_have_their_neighbours_as_channels(neighbours: int) -> None:
 
 def test_samples_depend_on_seed_and_place_alone(write_nifti) -> None:
     cases = [_case(write_nifti, n) for n in range(3)]
-    dataset = SampleDataset(volume_dataset(cases, CONFIG), CONFIG, 6)
+    dataset = SampleDataset(VolumeDataset(cases, CONFIG), CONFIG, 6)
     first = [dataset[n] for n in range(6)]
     again = [dataset[n] for n in reversed(range(6))][::-1]
     for a, b in zip(first, again, strict=True):
@@ -133,7 +145,7 @@ def test_workers_give_the_same_samples_in_every_round(write_nifti) -> None:
     batches = {}
     for workers in (0, 2):
         config = CONFIG.with_settings([f"train.workers={workers}"])
-        dataset = SampleDataset(volume_dataset(cases, config), config, 4)
+        dataset = SampleDataset(VolumeDataset(cases, config), config, 4)
         loader = sample_loader(dataset, config)
         batches[workers] = []
         for number in (0, 1):

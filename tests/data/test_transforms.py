@@ -151,17 +151,20 @@ def _centre(x: torch.Tensor, size: list[int]) -> torch.Tensor:
 _OFF = {f"{name}_probability": 0.0 for name in ("affine", "elastic", "noise", "contrast", "lowres", "mirror")}
 
 
+@pytest.mark.parametrize("size", [[16, 12, 8], [16, 12]])
 @pytest.mark.parametrize("name", ["none", *(key.removesuffix("_probability") for key in _OFF)])
-def test_each_augmentation_does_something_by_itself(name: str) -> None:
+def test_each_augmentation_does_something_by_itself(name: str, size: list[int]) -> None:
     settings = dict(_OFF) if name == "none" else {**_OFF, f"{name}_probability": 1.0}
-    config = Config().changed({"data": {"patch_size": [16, 12, 8]}, "augment": settings})
-    sample = _sample((20, 15, 10))
+    config = Config().changed(
+        {"network": {"spatial_dims": len(size)}, "data": {"patch_size": size}, "augment": settings}
+    )
+    sample = _sample(tuple(int(np.ceil(n * MARGIN)) for n in size))
     random = augmentation(config)
     same = []
     for seed in range(5):
         random.set_random_state(seed=seed)
         image = torch.as_tensor(random({k: v.clone() for k, v in sample.items()})[IMAGE])
-        same.append(torch.equal(image, _centre(sample[IMAGE], [16, 12, 8])))
+        same.append(torch.equal(image, _centre(sample[IMAGE], size)))
     assert all(same) if name == "none" else not all(same)
 
 

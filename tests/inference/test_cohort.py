@@ -76,7 +76,11 @@ def test_resume_leaves_out_what_is_finished_and_unchanged(write_nifti, tmp_path,
 def test_cases_of_folders_files_and_manifests(write_nifti, tmp_path) -> None:
     a, b = _ct(write_nifti, "a.nii.gz"), _ct(write_nifti, "b.nii")
     (tmp_path / "notes.txt").write_text("x")
-    listed = {"labels": {"0": "background", "1": "pancreas"}, "training": [{"case_id": "first", "image": "a.nii.gz"}]}
+    listed = {
+        "labels": {"0": "background", "1": "pancreas"},
+        "training": [],
+        "test": [{"case_id": "first", "image": "a.nii.gz"}],
+    }
     manifest = tmp_path / "m.json"
     manifest.write_text(json.dumps(listed))
     assert find_cases([tmp_path]) == [CaseInput("a", a), CaseInput("b", b)]

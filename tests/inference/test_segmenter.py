@@ -13,7 +13,7 @@ from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
 
 SPACING = (0.9, 1.7, 2.6)
-_RAW = {"largest_component": False, "fill_holes": False, "minimum_volume_ml": 0.0}
+_RAW = {"keep_fraction": 0.0, "fill_holes": False, "minimum_volume_ml": 0.0}
 
 
 def _config(spacing=SPACING, dims: int = 3, **sections) -> Config:
@@ -64,7 +64,7 @@ def test_another_model_grid_keeps_the_place(write_nifti, reorient, threshold_net
     centre = np.array([17.3, 13.1, 12.2])
     ball = (((index - centre) * (1.5, 2.0, 2.5)) ** 2).sum(-1) < 15**2
     affine = np.diag([1.5, 2.0, 2.5, 1.0])
-    array, affine = reorient(np.where(ball, 200, -200).astype(np.int16), affine)
+    array, affine = reorient(np.where(ball, 240, -160).astype(np.int16), affine)
     scan = read_ct(write_nifti(array, affine))
     result = Segmenter(threshold_network, _config((2.2, 2.2, 3.1))).segment(scan)
     found = scan.geometry.world(np.argwhere(result.mask)).mean(0)
