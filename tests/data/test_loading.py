@@ -70,9 +70,7 @@ def test_a_training_case_needs_a_label(write_nifti) -> None:
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])
-def test_a_bad_file_is_refused_by_name_and_stays_out_of_the_log(
-    write_nifti, tmp_path, cache: str, caplog
-) -> None:
+def test_a_bad_file_is_refused_by_name_and_stays_out_of_the_log(write_nifti, tmp_path, cache: str, caplog) -> None:
     case = _case(write_nifti, 0)
     Path(case.image).write_bytes(b"no nifti")
     config = CONFIG.with_settings([f"data.cache={cache}"])

@@ -1,0 +1,183 @@
+"""The command line as a user types it: files, exit codes, and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from pancreas_seg.cli import main
+from pancreas_seg.config import Config
+from pancreas_seg.network.attention_unet import AttentionUNet
+from pancreas_seg.network.weights import save_weights
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    config = Config().changed(
+        {"data": {"spacing_mm": [4.0, 4.0, 4.0], "patch_size": [16, 16, 16]}, "network": {"channels": [4, 8]}}
+    )
+    path = tmp_path / "w.safetensors"
+    network = AttentionUNet.from_config(config)
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias.data = torch.tensor([0.0, 1.0])  # everything is foreground
+    save_weights(path, network, config, {"note": "untrained"})
+    return path
+
+
+@pytest.fixture
+def ct(write_nifti) -> Path:
+    return write_nifti(np.random.default_rng(0).integers(-900, 300, (20, 18, 12)).astype(np.int16))
+
+
+def _segment(*arguments: object) -> int:
+    return main(["segment", *map(str, arguments)])
+
+
+def test_segment_writes_what_it_says(weights, ct, tmp_path, capsys) -> None:
+    code = _segment(ct, "--weights", weights, "--out", tmp_path / "out", "--preview", "--probability")
+    assert code == 0
+    written = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [p.name for p in written] == [
+        "mask.nii.gz",
+        "probability.nii.gz",
+        "result.json",
+        "preview.png",
+        "summary.csv",
+    ]
+    assert all(p.is_file() for p in written)
+    assert {p.name for p in (tmp_path / "out" / "ct").iterdir()} == {p.name for p in written[:-1]}
+    assert nib.load(written[0]).shape == (20, 18, 12)
+
+
+def test_exit_codes_of_segment(weights, ct, tmp_path, capsys) -> None:
+    bad = tmp_path / "bad.nii"
+    bad.write_bytes(b"x")
+    out = tmp_path / "out"
+    assert _segment(bad, "--weights", weights, "--out", out) == 3
+    assert _segment(bad, ct, "--weights", weights, "--out", out) == 4
+    assert _segment(ct, "--weights", bad, "--out", out) == 2
+    assert _segment(ct, "--weights", weights, "--out", out, "--set", "data.classes=[]") == 2
+    assert _segment(ct, "--weights", weights, "--out", out, "--set", "infer.overlapp=0.1") == 2
+    assert _segment(tmp_path / "none.json", "--weights", weights, "--out", out) == 3
+    with pytest.raises(SystemExit) as caught:
+        main(["segment", str(ct)])
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_single_bug_is_exit_code_1(weights, ct, tmp_path, monkeypatch) -> None:
+    from pancreas_seg.inference.segmenter import Segmenter
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(Segmenter, "segment", fail)
+    assert _segment(ct, "--weights", weights, "--out", tmp_path / "out") == 1
+
+
+def test_interrupting_is_exit_code_130(weights, ct, tmp_path, monkeypatch) -> None:
+    from pancreas_seg.inference.segmenter import Segmenter
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Segmenter, "segment", interrupt)
+    assert _segment(ct, "--weights", weights, "--out", tmp_path / "out") == 130
+    assert not list((tmp_path).rglob(".unfinished*"))
+
+
+def test_no_name_of_a_patient_in_what_is_written_or_said(weights, tmp_path, capsys, ct) -> None:
+    """The path and the header name a patient; the case's folder is the user's choice, everything else is ours."""
+    folder = tmp_path / "DOE_JANE"
+    folder.mkdir()
+    image = nib.load(ct)
+    image.header["descrip"] = b"DOE_JANE 1970"
+    nib.save(image, folder / "case7.nii.gz")
+    out = tmp_path / "out"
+    assert _segment(folder / "case7.nii.gz", "--weights", weights, "--out", out, "--preview") == 0
+    streams = capsys.readouterr()
+    for text in (streams.out, streams.err):
+        assert "DOE" not in text
+    for path in out.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        if path.suffix == ".gz":
+            content = bytes(nib.load(path).header.binaryblock)
+        assert b"DOE" not in content
+        assert "DOE" not in str(path.relative_to(out))
+
+
+def test_settings_change_the_result(weights, ct, tmp_path) -> None:
+    masks = []
+    for setting in ("clean.minimum_volume_ml=0", "clean.minimum_volume_ml=1e6"):
+        assert _segment(ct, "--weights", weights, "--out", tmp_path / "out", "--set", setting) == 0
+        masks.append(np.asarray(nib.load(tmp_path / "out" / "ct" / "mask.nii.gz").dataobj))
+    assert masks[0].any()
+    assert not masks[1].any()
+
+
+def test_phantom_train_segment_evaluate(tmp_path, capsys) -> None:
+    cohort, run, out = tmp_path / "cohort", tmp_path / "run", tmp_path / "out"
+    assert main(["phantom", "--out", str(cohort), "--cases", "2", "--spacing-mm", "6", "6", "6"]) == 0
+    assert main(["manifest", "check", str(cohort / "manifest.json")]) == 0
+    train = ["train", "--data", str(cohort / "manifest.json"), "--out", str(run), "--preset", "tiny", "--fold", "0"]
+    for setting in ("train.steps=2", "train.validate_every=2", "data.spacing_mm=[6,6,6]", "data.patch_size=[24,24,24]"):
+        train += ["--set", setting]
+    assert main(train) == 0
+    assert main(train) == 2  # the folder holds a training
+    assert main([*train, "--resume"]) == 0
+    assert _segment(cohort / "manifest.json", "--weights", run / "best.safetensors", "--out", out) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["phantom_0000", "phantom_0001", "summary.csv"]
+    capsys.readouterr()
+    label = str(cohort / "labels" / "phantom_0000.nii.gz")
+    assert main(["evaluate", "--reference", label, "--prediction", label]) == 0
+    assert re.match(r"Dice 1\.0000 \(reference \d+\.\d ml, prediction \d+\.\d ml; 1 case\)", capsys.readouterr().out)
+
+
+def test_evaluate_refuses_other_grids(write_nifti, capsys) -> None:
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1:3, 1:3, 1:3] = 1
+    a = write_nifti(labels, name="a.nii.gz")
+    b = write_nifti(labels, np.diag([1.0, 1.0, 1.0, 1.0]), name="b.nii.gz")
+    shifted = np.roll(labels, 1, 0)
+    c = write_nifti(shifted, name="c.nii.gz")
+    assert main(["evaluate", "--reference", str(a), "--prediction", str(b)]) == 3
+    assert "input.grids_differ" in capsys.readouterr().err
+    assert main(["evaluate", "--reference", str(a), "--prediction", str(c)]) == 0
+    assert "Dice 0.5000" in capsys.readouterr().out
+
+
+def test_manifest_build_and_check(write_nifti, tmp_path, capsys) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for n in range(4):
+        image = np.random.default_rng(n).integers(-900, 300, (6, 6, 6)).astype(np.int16)
+        label = np.zeros((6, 6, 6), np.uint8)
+        label[2:4, 2:4, 2:4] = 1
+        write_nifti(image, name=f"data/images/p{n // 2}_{n}.nii.gz")
+        write_nifti(label, name=f"data/labels/p{n // 2}_{n}.nii.gz")
+    out = tmp_path / "m.json"
+    build = ["manifest", "build", str(tmp_path / "data"), "--layout", "pairs", "--out", str(out), "--folds", "2"]
+    assert main([*build, "--patient-pattern", r"(p\d)_", "--label", "1=pancreas"]) == 0
+    listed = json.loads(out.read_text())["training"]
+    assert [(case["patient_id"], case["fold"]) for case in listed[:2]] == [("p0", listed[0]["fold"])] * 2
+    assert main(["manifest", "check", str(out)]) == 0
+    (tmp_path / "data" / "labels" / "p1_3.nii.gz").unlink()
+    assert main(["manifest", "check", str(out)]) == 3
+    assert main([*build, "--label", "one=pancreas"]) == 2
+
+
+def test_info(weights, capsys) -> None:
+    assert main(["info"]) == 0
+    assert "not a medical device" in capsys.readouterr().out
+    assert main(["info", "--weights", str(weights)]) == 0
+    text = capsys.readouterr().out
+    assert "note: untrained" in text
+    assert "[network]" in text
+    assert main(["info", "--preset", "paper", "--set", "train.steps=3"]) == 0
+    assert Config.from_toml(capsys.readouterr().out).train.steps == 3
