@@ -61,7 +61,7 @@ def _dice_panel(axes: Axes, history: list[dict[str, float]]) -> None:
     for number, key in enumerate(key for key in keys if key.startswith(_CLASS_PREFIX)):
         name = key.removeprefix(_CLASS_PREFIX)
         curves[key] = (name, _CLASSES[number % len(_CLASSES)], 0.9)
-    curves["val_dice"] = ("mean", "black", 2.6)
+    curves["val_dice"] = ("classes of the mask", "black", 2.6)
     _panel(axes, "validation Dice", history, curves)
     if axes.lines:
         axes.legend(loc="lower right", fontsize=9, ncols=1 + len(curves) // 6)

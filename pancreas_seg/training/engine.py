@@ -105,9 +105,7 @@ def make_trainer(
 
     @trainer.on(Events.EPOCH_STARTED)
     def _start_round(engine: SupervisedTrainer) -> None:
-        number = engine.state.epoch - 1
-        loader.dataset.set_round(number)  # type: ignore[attr-defined]
-        torch.manual_seed(config.train.seed * 1_000_003 + number)
+        loader.dataset.set_round(engine.state.epoch - 1)  # type: ignore[attr-defined]
 
     return trainer
 

@@ -40,6 +40,17 @@ def test_the_box_changes_nothing(channels: int, spacing, reorient) -> None:
     assert box == Box.around(mask > 0)
 
 
+def test_foreground_reaches_past_the_voxels_that_hold_it() -> None:
+    """One certain voxel among nearly even ones is foreground almost up to its neighbours' centres."""
+    p = np.full((1, 9, 9, 9), 0.45, np.float32)
+    p[0, 4, 4, 4] = 1.0
+    model = Geometry((9, 9, 9), np.eye(4))
+    fine = Geometry((81, 81, 81), np.diag([0.1, 0.1, 0.1, 1.0]))
+    mask, box = restore_mask(p, model, fine)
+    np.testing.assert_array_equal(mask, resample(p[0], model, fine, "linear") > 0.5)
+    assert box == Box((31, 31, 31), (50, 50, 50))  # 0.9 voxels to each side
+
+
 def test_empty_stays_empty() -> None:
     model = Geometry((5, 5, 5), np.eye(4))
     mask, box = restore_mask(np.full((1, 5, 5, 5), 0.5, np.float32), model, model)

@@ -58,7 +58,7 @@ def test_panels(tmp_path: Path, figures: list[Figure]) -> None:
     assert [axes.get_title() for axes in figure.axes] == ["loss", "validation Dice", "accuracy", "learning rate"]
     assert names(figure) == [
         ["training"],
-        ["pancreas", "lesion", "mean"],
+        ["pancreas", "lesion", "classes of the mask"],
         ["training", "validation"],
         ["learning rate"],
     ]
@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_leave_gaps(tmp_path: Path, figures: list[Fig
         row["learning_rate"] = math.nan
     path = plot_curves(rows, tmp_path / "curves.png")
     assert path.stat().st_size > 1000
-    assert names(figures[0]) == [["training"], ["lesion", "mean"], ["training", "validation"], []]
+    assert names(figures[0]) == [["training"], ["lesion", "classes of the mask"], ["training", "validation"], []]
     assert np.isnan(figures[0].axes[1].lines[0].get_ydata()).tolist() == [False, True, False, False]
     assert np.isnan(figures[0].axes[0].lines[0].get_ydata()).tolist() == [False, False, True, False]
     assert [text.get_text() for text in figures[0].axes[3].texts] == ["no finite values"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pancreas_seg.config import Config
+from pancreas_seg.data.loading import SampleDataset
 from pancreas_seg.errors import ConfigError, TrainingError
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
@@ -80,6 +81,29 @@ def test_resuming_is_the_same_bit_for_bit(cohort, tmp_path, optimizer: str, prec
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert parts.best_dice == whole.best_dice
+
+
+def test_each_round_has_samples_of_its_own(cohort, tmp_path, monkeypatch) -> None:
+    seen: list[int] = []
+    take = SampleDataset._case_at
+
+    def note(self, position: int) -> int:
+        seen.append(position)
+        return take(self, position)
+
+    monkeypatch.setattr(SampleDataset, "_case_at", note)
+    train(cohort, tmp_path / "run", CONFIG, device="cpu")
+    assert sorted(seen) == list(range(16))  # two rounds of four steps of two samples
+
+
+def test_best_is_the_round_with_the_best_validation(cohort, tmp_path, monkeypatch) -> None:
+    scores = iter([0.3, 0.5, 0.4])
+    monkeypatch.setattr(ClassDice, "compute", lambda self: next(scores))
+    config = CONFIG.with_settings(["train.steps=12"])
+    result = train(cohort, tmp_path / "run", config, fold=0, device="cpu")
+    assert result.best_dice == 0.5
+    assert load_weights(result.best).card["round"] == "2"
+    assert load_weights(result.last).card["round"] == "3"
 
 
 def test_files_of_a_training(cohort, tmp_path) -> None:
