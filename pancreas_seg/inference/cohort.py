@@ -13,7 +13,7 @@ from pathlib import Path
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.errors import ConfigError, InputError, PancreasSegError
 from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
-from pancreas_seg.io import IMAGE_SUFFIXES, case_name, read_ct, replacing
+from pancreas_seg.io import IMAGE_SUFFIXES, case_name, read_ct, remove_unfinished, replacing
 from pancreas_seg.network.windows import Progress
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ def _one_case(
 ) -> CaseOutcome:
     start = time.perf_counter()
     folder = out / case.case
+    remove_unfinished(folder)
     try:
         scan = read_ct(case.path)
         read_s = time.perf_counter() - start

@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+_PREFIX = ".unfinished-"
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a killed process left half-written in a folder that no other process is writing to."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same folder; move the file to ``path`` when the block ends without an error.
@@ -23,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".unfinished-", suffix=f"-{path.name}", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=f"-{path.name}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

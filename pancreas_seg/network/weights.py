@@ -90,9 +90,20 @@ def save_weights(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text to a safetensors file, whole or not at all."""
+    """Write tensors and text to a safetensors file, whole or not at all; the same content gives the same bytes."""
     with replacing(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(dict(tensors), dict(metadata)))
+        temporary.write_bytes(_in_fixed_order(safetensors.torch.save(dict(tensors), dict(metadata))))
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """A safetensors file with its header in sorted order; the library writes it in an order that varies.
+
+    Format: length of the header (8 bytes, little-endian), the header (JSON, padded with spaces to 8 bytes), the data.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:

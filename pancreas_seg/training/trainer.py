@@ -22,7 +22,7 @@ from pancreas_seg.config import Config
 from pancreas_seg.data.loading import SampleDataset, VolumeDataset, sample_loader
 from pancreas_seg.data.manifest import Case, load_manifest
 from pancreas_seg.errors import ConfigError, ManifestError
-from pancreas_seg.io import replacing
+from pancreas_seg.io import remove_unfinished, replacing
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.precision import choose_device, choose_precision
 from pancreas_seg.network.weights import save_weights
@@ -105,6 +105,7 @@ class _Run:
                 advice="Add --resume to go on with it, or choose another folder.",
             )
         training, validation = _split(manifest, fold)
+        remove_unfinished(out)
         set_determinism(config.train.seed)
         self.device = choose_device(device)
         self.precision = choose_precision(config.train.precision, self.device)

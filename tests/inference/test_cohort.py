@@ -89,3 +89,12 @@ def test_cases_of_folders_files_and_manifests(write_nifti, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="input.empty_folder"):
         find_cases([tmp_path / "empty"])
+
+
+def test_what_a_killed_run_left_is_removed(write_nifti, tmp_path, segmenter) -> None:
+    cases = find_cases([_ct(write_nifti, "a.nii.gz")])
+    left = tmp_path / "out" / "a" / ".unfinished-x-mask.nii.gz"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    segment_cases(segmenter, cases, tmp_path / "out")
+    assert sorted(p.name for p in left.parent.iterdir()) == ["mask.nii.gz", "result.json"]

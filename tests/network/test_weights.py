@@ -51,3 +51,13 @@ def test_half_precision_is_half_as_large(tmp_path) -> None:
     assert ratio == pytest.approx(0.5, abs=0.01)
     loaded = load_weights(tmp_path / "half.safetensors").network()
     torch.testing.assert_close(loaded.head.weight, network.head.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path) -> None:
+    network = AttentionUNet.from_config(CONFIG)
+    contents = set()
+    for n in range(10):
+        save_weights(tmp_path / f"{n}.safetensors", network, CONFIG, {"b": "1", "a": "2"})
+        contents.add((tmp_path / f"{n}.safetensors").read_bytes())
+    assert len(contents) == 1
+    assert load_weights(tmp_path / "0.safetensors").card == {"a": "2", "b": "1"}
