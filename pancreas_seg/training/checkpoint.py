@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Progress:
 
     round: int = 0
     """Rounds completed."""
-    best_dice: float = -1.0
+    best_dice: float = math.nan
     best_round: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     """One row of metrics.csv per round."""

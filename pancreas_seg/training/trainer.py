@@ -17,10 +17,11 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.utils import set_determinism
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pancreas_seg.config import Config
 from pancreas_seg.data.loading import SampleDataset, VolumeDataset, sample_loader
-from pancreas_seg.data.manifest import Case, load_manifest
+from pancreas_seg.data.manifest import Case, Manifest, load_manifest
 from pancreas_seg.errors import ConfigError, ManifestError
 from pancreas_seg.io import remove_unfinished, replacing
 from pancreas_seg.network.attention_unet import AttentionUNet
@@ -104,7 +105,8 @@ class _Run:
                 expected="an empty folder",
                 advice="Add --resume to go on with it, or choose another folder.",
             )
-        training, validation = _split(manifest, fold)
+        data = load_manifest(manifest)
+        training, validation = _split(data, fold)
         remove_unfinished(out)
         set_determinism(config.train.seed)
         self.device = choose_device(device)
@@ -121,7 +123,7 @@ class _Run:
         with replacing(out / "config.toml") as temporary:
             temporary.write_text(config.to_toml(), encoding="utf-8")
         self.volumes = VolumeDataset(training, config, out / "cache")
-        self.card = {"manifest": manifest.name, "training_cases": str(len(training)), "fold": str(fold)}
+        self.card = {"data": data.name, "training_cases": str(len(training)), "fold": str(fold)}
         self.evaluator, self.dice = self._evaluator(validation)
         self.trainer = self._trainer()
         self.started = time.monotonic()
@@ -135,13 +137,13 @@ class _Run:
         self.events = SummaryWriter(str(self.out / "tensorboard"), purge_step=done + 1)
         try:
             if self.progress.round < self.rounds and not self._stops_early():
-                self.trainer.run()
+                with logging_redirect_tqdm():
+                    self.trainer.run()
         finally:
             self.bar.close()
             self.events.close()
-        best = self.out / "best.safetensors"
-        dice = self.progress.best_dice if self.evaluator is not None else math.nan
-        return TrainingResult(best, self.out / "last.safetensors", dice, self.progress.round)
+        best, last = self.out / "best.safetensors", self.out / "last.safetensors"
+        return TrainingResult(best, last, self.progress.best_dice, self.progress.round)
 
     def _evaluator(self, validation: Sequence[Case]) -> tuple[SupervisedEvaluator | None, ClassDice | None]:
         if not validation:
@@ -177,7 +179,7 @@ class _Run:
         progress.round = engine.state.epoch
         progress.history.append(row)
         score = row.get("val_dice", math.nan)
-        better = self.evaluator is None or score > progress.best_dice
+        better = math.isnan(progress.best_dice) or score > progress.best_dice
         if better:
             progress.best_dice, progress.best_round = score, progress.round
         card = {**self.card, "round": str(progress.round), "val_dice": f"{score:.4f}"}
@@ -227,12 +229,12 @@ class _Run:
         self.events.flush()
 
 
-def _split(path: Path, fold: int | None) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    training, validation = load_manifest(path).training_cases(fold)
+def _split(manifest: Manifest, fold: int | None) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    training, validation = manifest.training_cases(fold)
     if not training:
         raise ManifestError(
             "manifest.no_training_cases",
-            where=path,
+            where=manifest.path,
             found="no case to train on",
             expected="at least one case with a label under `training`",
             advice="`pancreas-seg manifest check` shows what the manifest holds.",

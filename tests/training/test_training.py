@@ -155,6 +155,13 @@ def test_without_validation_the_last_is_the_best(cohort, tmp_path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_best_is_written_even_if_validation_says_nothing(cohort, tmp_path, monkeypatch) -> None:
+    scores = iter([math.nan, 0.2, math.nan])
+    monkeypatch.setattr(ClassDice, "compute", lambda self: next(scores))
+    result = train(cohort, tmp_path / "run", CONFIG.with_settings(["train.steps=12"]), fold=0, device="cpu")
+    assert load_weights(result.best).card["round"] == "2"
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_round(cohort, tmp_path) -> None:
     config = CONFIG.with_settings(
         ["train.learning_rate=1e30", "train.warmup_steps=4", "train.clip_gradient_norm=0", "train.optimizer=sgd"]
