@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def _segment(options: argparse.Namespace) -> int:
         options.out,
         probability=options.probability,
         resume=options.resume,
-        on_progress=_windows_bar,
+        on_progress=lambda case: _bar(case, "window"),
         on_saved=saved,
     )
     print(options.out / "summary.csv")
@@ -83,11 +83,11 @@ def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:
     return REFUSED if bad == ["refused"] else BUG
 
 
-def _windows_bar(case: str) -> Any:
-    """A progress bar on stderr, silent where that is no terminal."""
+def _bar(title: str, unit: str) -> Callable[[int, int], None]:
+    """A progress bar on stderr, called with steps done and in all; silent where stderr is no terminal."""
     from tqdm import tqdm
 
-    bar = tqdm(desc=case, unit="window", disable=None, file=sys.stderr, leave=False)
+    bar = tqdm(desc=title, unit=unit, disable=None, file=sys.stderr, leave=False)
 
     def show(done: int, total: int) -> None:
         bar.total = total
@@ -146,7 +146,13 @@ def _manifest_build(options: argparse.Namespace) -> int:
     if options.layout == "pairs":
         extra = {"labels": _label_names(options.labels), "patient": options.patient_pattern}
     manifest = build_manifest(
-        options.layout, options.root, options.out, folds=options.folds, seed=options.seed, **extra
+        options.layout,
+        options.root,
+        options.out,
+        folds=options.folds,
+        seed=options.seed,
+        progress=_bar("hash", "case"),
+        **extra,
     )
     print(manifest)
     return DONE
@@ -157,7 +163,7 @@ def _manifest_check(options: argparse.Namespace) -> int:
     from pancreas_seg.data.manifest_check import check_manifest, format_findings
 
     manifest = load_manifest(options.file, options.root)
-    findings = check_manifest(manifest)
+    findings = check_manifest(manifest, _bar("check", "case"))
     print(format_findings(findings, len(manifest.cases)))
     return REFUSED if findings else DONE
 
@@ -165,7 +171,8 @@ def _manifest_check(options: argparse.Namespace) -> int:
 def _phantom(options: argparse.Namespace) -> int:
     from pancreas_seg.data.phantom import write_cohort
 
-    print(write_cohort(options.out, options.cases, options.seed, tuple(options.spacing_mm), folds=options.folds))
+    spacing_mm, progress = tuple(options.spacing_mm), _bar("draw", "case")
+    print(write_cohort(options.out, options.cases, options.seed, spacing_mm, options.folds, progress))
     return DONE
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
+from tqdm import trange
 
 from pancreas_seg.config import Config
 from pancreas_seg.data.augment import MARGIN, augmentation
@@ -37,6 +38,8 @@ class VolumeDataset(TorchDataset[dict[str, Tensor]]):
     config : Config
     cache_dir : Path, optional
         For ``data.cache = "disk"``.
+    show_progress : bool
+        Whether to show a progress bar on stderr while cases are read.
 
     Raises
     ------
@@ -46,17 +49,19 @@ class VolumeDataset(TorchDataset[dict[str, Tensor]]):
         If a file is unsound.
     """
 
-    def __init__(self, cases: Sequence[Case], config: Config, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self, cases: Sequence[Case], config: Config, cache_dir: Path | None = None, show_progress: bool = False
+    ) -> None:
         items = [_item(case, config) for case in cases]
         transform = training_volume(config)
         with _own_errors():
             if config.data.cache == "memory":
-                self.inner = CacheDataset(items, transform, num_workers=None, progress=False, copy_cache=False)
+                self.inner = CacheDataset(items, transform, num_workers=None, progress=show_progress, copy_cache=False)
             elif config.data.cache == "disk":
                 if cache_dir is None:
                     raise ValueError('data.cache = "disk" needs a folder')
                 self.inner = PersistentDataset(items, transform, cache_dir)
-                for index in range(len(items)):
+                for index in trange(len(items), desc="Loading dataset", disable=not show_progress):
                     self.inner[index]
             else:
                 self.inner = Dataset(items, transform)

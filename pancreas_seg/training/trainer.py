@@ -122,7 +122,7 @@ class _Run:
         self.show = show
         with replacing(out / "config.toml") as temporary:
             temporary.write_text(config.to_toml(), encoding="utf-8")
-        self.volumes = VolumeDataset(training, config, out / "cache")
+        self.volumes = VolumeDataset(training, config, out / "cache", show)
         self.card = {"data": data.name, "training_cases": str(len(training)), "fold": str(fold)}
         self.evaluator, self.dice = self._evaluator(validation)
         self.trainer = self._trainer()
@@ -149,7 +149,7 @@ class _Run:
         if not validation:
             log.warning("no validation cases: the last weights count as the best")
             return None, None
-        volumes = VolumeDataset(validation, self.config, self.out / "cache")
+        volumes = VolumeDataset(validation, self.config, self.out / "cache", self.show)
         return make_evaluator(self.network, volumes, self.config, self.precision, self.device)
 
     def _trainer(self) -> SupervisedTrainer:
