@@ -136,7 +136,19 @@ def test_phantom_train_segment_evaluate(tmp_path, capsys) -> None:
     capsys.readouterr()
     label = str(cohort / "labels" / "phantom_0000.nii.gz")
     assert main(["evaluate", "--reference", label, "--prediction", label]) == 0
-    assert re.match(r"Dice 1\.0000 \(reference \d+\.\d ml, prediction \d+\.\d ml; 1 case\)", capsys.readouterr().out)
+    assert re.match(
+        r"Dice 1\.0000 \(pancreas: reference \d+\.\d ml, prediction \d+\.\d ml; 1 case\), NSD at 1 mm 1\.0000,",
+        capsys.readouterr().out,
+    )
+    evaluate = ["evaluate", "--data", str(cohort / "manifest.json"), "--predictions", str(out)]
+    assert main([*evaluate, "--out", str(tmp_path / "eval"), "--compare", str(out)]) == 0
+    written = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert written == ["cases.csv", "cases_compared.csv", "plots.png", "summary.json"]
+    (out / "phantom_0000" / "mask.nii.gz").unlink()
+    assert main([*evaluate, "--out", str(tmp_path / "eval")]) == 4
+    assert "1 missing" in capsys.readouterr().err
+    assert main([*evaluate, "--compare", str(out)]) == 2
+    assert main([*evaluate, "--label", "pancreas=one"]) == 2
 
 
 def test_evaluate_refuses_other_grids(write_nifti, capsys) -> None:

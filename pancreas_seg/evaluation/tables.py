@@ -27,7 +27,7 @@ def write_rows(path: str | Path, rows: Sequence[CaseRow]) -> Path:
     """Write a CSV with one line per case and label.
 
     The metrics of cases that are not "ok" are empty; infinite ones read ``inf``, which numpy, pandas and R take for
-    what it is. Ten digits are kept.
+    what it is. All digits are kept, so that a table that is read again ties with itself.
     """
     path = Path(path)
     values = [{} if row.agreement is None else row.agreement.values() for row in rows]
@@ -37,7 +37,7 @@ def write_rows(path: str | Path, rows: Sequence[CaseRow]) -> Path:
         writer.writerow([*_HEAD, *columns])
         for row, numbers in zip(rows, values, strict=True):
             head = (row.case, row.label, row.status, row.reason, "yes" if row.resampled else "no")
-            writer.writerow([*head, *(f"{numbers[name]:.10g}" if name in numbers else "" for name in columns)])
+            writer.writerow([*head, *(repr(numbers[name]) if name in numbers else "" for name in columns)])
     return path
 
 

@@ -1,0 +1,144 @@
+"""The verbs and their options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from pancreas_seg._version import __version__
+from pancreas_seg.cli import verbs
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pancreas-seg",
+        description="Pancreas segmentation in abdominal CT. Research software, not a medical device.",
+        epilog="Exit codes: 0 done; 2 wrong usage or configuration; 3 input refused; "
+        "4 some of several cases refused or failed; 1 a bug.",
+    )
+    parser.add_argument("--version", action="version", version=f"pancreas-seg {__version__}")
+    parser.add_argument("--quiet", action="store_true", help="only warnings and errors on stderr")
+    commands = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_segment(commands)
+    _add_train(commands)
+
+    _add_evaluate(commands)
+    _add_manifest(commands)
+
+    phantom = commands.add_parser("phantom", help="write synthetic CTs with labels and a manifest")
+    phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
+    phantom.add_argument("--cases", type=int, default=8, metavar="N", help="default 8")
+    phantom.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    phantom.add_argument(
+        "--spacing-mm", type=float, nargs=3, default=(2.0, 2.0, 3.0), metavar=("X", "Y", "Z"), help="default 2 2 3"
+    )
+    phantom.add_argument("--folds", type=int, default=2, metavar="K", help="default 2")
+    phantom.set_defaults(run=verbs.phantom)
+
+    info = commands.add_parser("info", help="versions, device, a preset's settings, a weights file's card")
+    info.add_argument("--weights", type=Path, metavar="FILE")
+    _add_config(info)
+    info.set_defaults(run=verbs.info)
+    return parser
+
+
+def _add_segment(commands: Any) -> None:
+    verb = commands.add_parser("segment", help="find the pancreas in CTs")
+    verb.add_argument(
+        "input", type=Path, nargs="+", metavar="INPUT", help="CT file (.nii .nii.gz .nrrd .mha), folder, or manifest"
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder per case")
+    verb.add_argument("--weights", type=Path, required=True, metavar="FILE", help="as `train` writes them")
+    verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
+    verb.add_argument("--preview", action="store_true", help="write preview.png too")
+    verb.add_argument("--resume", action="store_true", help="leave out cases that are finished")
+    _add_settings(verb)
+    verb.set_defaults(run=verbs.segment)
+
+
+def _add_train(commands: Any) -> None:
+    verb = commands.add_parser("train", help="train the network with labelled CTs")
+    verb.add_argument("--data", type=Path, required=True, metavar="MANIFEST")
+    verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for weights, metrics and curves")
+    _add_config(verb)
+    verb.add_argument("--fold", type=int, metavar="K", help="the fold that validates; the others train")
+    verb.add_argument("--resume", action="store_true", help="go on with an interrupted training")
+    verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.set_defaults(run=verbs.train)
+
+
+def _add_evaluate(commands: Any) -> None:
+    verb = commands.add_parser("evaluate", help="compare masks with references")
+    verb.add_argument(
+        "--reference", "--data", type=Path, required=True, metavar="PATH", help="label map, folder of such, or manifest"
+    )
+    verb.add_argument(
+        "--prediction", "--predictions", type=Path, required=True, metavar="PATH", help="mask, or folder of `segment`"
+    )
+    verb.add_argument("--out", type=Path, metavar="DIR", help="gets cases.csv, summary.json and plots.png")
+    verb.add_argument(
+        "--compare", type=Path, metavar="PATH", help="a second set of predictions, to compare the first with"
+    )
+    verb.add_argument(
+        "--label",
+        dest="labels",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE+VALUE",
+        help="a structure's values in the references",
+    )
+    verb.add_argument(
+        "--prediction-label",
+        dest="prediction_labels",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="its values in the predictions",
+    )
+    verb.add_argument(
+        "--tolerance-mm",
+        type=float,
+        nargs="+",
+        default=(1.0, 2.0),
+        metavar="MM",
+        help="of the surface Dice; default 1 2",
+    )
+    verb.add_argument("--resample", action="store_true", help="bring predictions on other grids onto the references'")
+    verb.set_defaults(run=verbs.evaluate)
+
+
+def _add_manifest(commands: Any) -> None:
+    manifest = commands.add_parser("manifest", help="build or check the list of a data set's cases")
+    sub = manifest.add_subparsers(title="verbs", required=True, metavar="VERB")
+    build = sub.add_parser("build", help="make a manifest from a folder")
+    build.add_argument("root", type=Path, metavar="ROOT")
+    build.add_argument("--layout", choices=("msd", "nih", "btcv", "pairs"), required=True)
+    build.add_argument("--out", type=Path, required=True, metavar="FILE")
+    build.add_argument("--folds", type=int, metavar="K", help="default: the published folds, else 5")
+    build.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    build.add_argument(
+        "--label", dest="labels", action="append", default=[], metavar="VALUE=NAME", help="pairs: a label's name"
+    )
+    build.add_argument(
+        "--patient-pattern", metavar="REGEX", help="pairs: its first group, found in a file's name, is the patient"
+    )
+    build.set_defaults(run=verbs.manifest_build)
+    check = sub.add_parser("check", help="open every file and list all problems; exit code 3 if there are any")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--root", type=Path, metavar="DIR", help="folder that relative paths start from")
+    check.set_defaults(run=verbs.manifest_check)
+
+
+def _add_config(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_mutually_exclusive_group()
+    group.add_argument("--preset", metavar="NAME", help="settings that ship with the package (see `info`)")
+    group.add_argument("--config", type=Path, metavar="FILE", help="settings from a TOML file")
+    _add_settings(verb)
+
+
+def _add_settings(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
+    )

@@ -1,0 +1,270 @@
+"""What each verb does: options in, one public function called, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pancreas_seg._version import __version__
+from pancreas_seg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pancreas_seg.config import Config
+    from pancreas_seg.evaluation.statistics import Summary
+    from pancreas_seg.inference.cohort import CaseInput, CaseOutcome
+    from pancreas_seg.inference.segmenter import Segmentation
+
+DONE, BUG, USAGE, REFUSED, PARTLY = 0, 1, 2, 3, 4
+
+
+def segment(options: argparse.Namespace) -> int:
+    from pancreas_seg.inference.cohort import find_cases, segment_cases
+    from pancreas_seg.inference.segmenter import Segmenter
+
+    cases = find_cases(options.input)
+    _only_sections(options.settings, ("infer", "clean"))
+    segmenter = Segmenter.from_weights(options.weights, options.device, tuple(options.settings))
+
+    def saved(case: CaseInput, result: Segmentation, written: list[Path]) -> None:
+        if options.preview:
+            from pancreas_seg.report.preview import write_preview
+
+            path = options.out / case.case / "preview.png"
+            written.append(write_preview(path, result.scan.image, result.mask, result.scan.geometry))
+        print(*written, sep="\n", flush=True)
+
+    outcomes = segment_cases(
+        segmenter,
+        cases,
+        options.out,
+        probability=options.probability,
+        resume=options.resume,
+        on_progress=lambda case: _bar(case, "window"),
+        on_saved=saved,
+    )
+    print(options.out / "summary.csv")
+    for outcome in outcomes:
+        volume = f", {outcome.volume_ml} ml" if outcome.volume_ml else ""
+        reasons = f" ({outcome.reasons})" if outcome.reasons else ""
+        print(f"{outcome.case}: {outcome.status}{reasons}{volume}, {outcome.took_s} s", file=sys.stderr)
+    return _exit_code(outcomes)
+
+
+def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:
+    bad = [outcome.status for outcome in outcomes if outcome.status in ("refused", "failed")]
+    if not bad:
+        return DONE
+    if len(outcomes) > 1:
+        return PARTLY
+    return REFUSED if bad == ["refused"] else BUG
+
+
+def _bar(title: str, unit: str) -> Callable[[int, int], None]:
+    """A progress bar on stderr, called with steps done and in all; silent where stderr is no terminal."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=title, unit=unit, disable=None, file=sys.stderr, leave=False)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show
+
+
+def train(options: argparse.Namespace) -> int:
+    from pancreas_seg.training.trainer import train
+
+    result = train(
+        options.data,
+        options.out,
+        _config(options),
+        fold=options.fold,
+        resume=options.resume,
+        device=options.device,
+        show_progress=sys.stderr.isatty(),
+    )
+    names = ("config.toml", "metrics.csv", "curves.png", "checkpoint.safetensors")
+    print(result.best, result.last, *(options.out / name for name in names), sep="\n")
+    return DONE
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from pancreas_seg.evaluation.study import evaluate_predictions
+
+    if options.out is None and options.compare is not None:
+        raise ConfigError(
+            "config.no_out",
+            where="--compare",
+            found="no --out",
+            expected="a folder for both tables",
+            advice="Add --out.",
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        study = evaluate_predictions(
+            options.reference,
+            options.prediction,
+            options.out or Path(scratch),
+            labels=_structures(options.labels),
+            prediction_labels=_structures(options.prediction_labels),
+            compare_with=options.compare,
+            resample=options.resample,
+            tolerances_mm=options.tolerance_mm,
+            on_case=_bar("evaluate", "case"),
+        )
+    if options.out is not None:
+        print(*study.written, sep="\n")
+    for summary in study.summaries:
+        print(describe(summary), file=sys.stderr if options.out is not None else sys.stdout)
+    for row in study.rows:
+        if row.status != "ok":
+            print(f"{row.case}: {row.status}: {row.reason}", file=sys.stderr)
+    bad = sum(row.status != "ok" for row in study.rows)
+    return DONE if not bad else REFUSED if bad == len(study.rows) else PARTLY
+
+
+def describe(summary: Summary) -> str:
+    """One line: means with the number of cases, and of what was left out."""
+    n = f"{summary.n_ok} case" + ("" if summary.n_ok == 1 else "s")
+    left_out = f"; {summary.n_missing} missing, {summary.n_failed} failed" if summary.n_ok < summary.n_cases else ""
+    values = {name: d.mean for name, d in summary.metrics.items()}
+    if not values:
+        return f"{summary.label}: no case evaluated{left_out}"
+    infinite = summary.metrics["hd95_mm"].infinite
+    finite = f" over the {summary.n_ok - infinite} with both masks" if infinite else ""
+    surface = ", ".join(
+        f"{name.upper().replace('_', ' at ').replace('MM', ' mm')} {values[name]:.4f}"
+        for name in values
+        if name.startswith("nsd")
+    )
+    return (
+        f"Dice {values['dice']:.4f} ({summary.label}: reference {values['reference_ml']:.1f} ml, "
+        f"prediction {values['prediction_ml']:.1f} ml; {n}{left_out}), {surface}, "
+        f"HD95 {values['hd95_mm']:.2f} mm{finite}"
+    )
+
+
+def _structures(options: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
+    """``NAME=VALUE+VALUE`` options as a mapping, or None for none."""
+    structures = {}
+    for option in options:
+        name, equals, values = option.partition("=")
+        parts = values.split("+")
+        if not (name and equals and all(part.strip().isdigit() for part in parts)):
+            raise ConfigError(
+                "config.bad_label",
+                where=f"--label {option}",
+                found=repr(option),
+                expected="NAME=VALUE or NAME=VALUE+VALUE, for example pancreas=1+2",
+                advice="Give one --label for each structure.",
+            )
+        structures[name] = tuple(int(part) for part in parts)
+    return structures or None
+
+
+def manifest_build(options: argparse.Namespace) -> int:
+    from pancreas_seg.data.manifest_build import build_manifest
+
+    extra: dict[str, Any] = {}
+    if options.layout == "pairs":
+        extra = {"labels": _label_names(options.labels), "patient": options.patient_pattern}
+    manifest = build_manifest(
+        options.layout,
+        options.root,
+        options.out,
+        folds=options.folds,
+        seed=options.seed,
+        progress=_bar("hash", "case"),
+        **extra,
+    )
+    print(manifest)
+    return DONE
+
+
+def manifest_check(options: argparse.Namespace) -> int:
+    from pancreas_seg.data.manifest import load_manifest
+    from pancreas_seg.data.manifest_check import check_manifest, format_findings
+
+    manifest = load_manifest(options.file, options.root)
+    findings = check_manifest(manifest, _bar("check", "case"))
+    print(format_findings(findings, len(manifest.cases)))
+    return REFUSED if findings else DONE
+
+
+def phantom(options: argparse.Namespace) -> int:
+    from pancreas_seg.data.phantom import write_cohort
+
+    spacing_mm, progress = tuple(options.spacing_mm), _bar("draw", "case")
+    print(write_cohort(options.out, options.cases, options.seed, spacing_mm, options.folds, progress))
+    return DONE
+
+
+def info(options: argparse.Namespace) -> int:
+    import platform
+
+    from pancreas_seg.config import preset_names
+
+    if options.preset or options.config:
+        print(_config(options).to_toml(), end="")
+        return DONE
+    print(f"pancreas-seg {__version__}, Python {platform.python_version()}")
+    print("Research software, not a medical device.")
+    print(f"presets: {', '.join(preset_names())}")
+    import monai
+    import torch
+
+    from pancreas_seg.network.precision import choose_device, choose_precision
+
+    device = choose_device("auto")
+    print(f"torch {torch.__version__}, monai {monai.__version__}, {torch.get_num_threads()} threads")
+    print(f"device {device.type}, precision {choose_precision('auto', device)}")
+    if options.weights:
+        from pancreas_seg.network.weights import load_weights
+
+        weights = load_weights(options.weights)
+        print(f"weights SHA-256 {weights.sha256}")
+        for key, value in weights.card.items():
+            print(f"{key}: {value}")
+        print(weights.config.to_toml(), end="")
+    return DONE
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from pancreas_seg.config import load_config, load_preset
+
+    config = load_config(options.config) if options.config else load_preset(options.preset or "default")
+    return config.with_settings(options.settings)
+
+
+def _only_sections(settings: Sequence[str], allowed: tuple[str, ...]) -> None:
+    for setting in settings:
+        if setting.split(".")[0].strip() not in allowed:
+            raise ConfigError(
+                "config.fixed_by_weights",
+                where=f"--set {setting}",
+                found="a setting that the weights fix",
+                expected=f"one of the sections {', '.join(allowed)}",
+                advice="To change it, train again.",
+            )
+
+
+def _label_names(pairs: Sequence[str]) -> dict[int, str]:
+    names = {}
+    for pair in pairs:
+        value, equals, name = pair.partition("=")
+        if not (equals and value.isdigit() and name):
+            raise ConfigError(
+                "config.bad_label",
+                where=f"--label {pair}",
+                found=repr(pair),
+                expected="VALUE=NAME, for example 1=pancreas",
+                advice="Give one --label for each value in the label files.",
+            )
+        names[int(value)] = name
+    return names or {1: "pancreas"}
