@@ -10,6 +10,7 @@ import collections.abc
 import dataclasses
 import difflib
 import hashlib
+import math
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -88,7 +89,7 @@ class TrainConfig:
 
     seed: int = 0
     steps: int = 20_000
-    """Optimiser steps in all."""
+    """Optimiser steps in all, rounded up to whole rounds."""
     validate_every: int = 500
     """Steps of one round: after each, validation, checkpoint and a line in metrics.csv."""
     batch_size: int = 2
@@ -218,7 +219,7 @@ class Config:
                     where=f"--set {setting}",
                     found=repr(setting),
                     expected="section.key=value, for example train.steps=2000",
-                    advice="`pancreas-seg info` lists all keys.",
+                    advice="`pancreas-seg info --preset default` lists all keys.",
                 )
             try:
                 value = tomllib.loads(f"value = {text}")["value"]
@@ -320,7 +321,7 @@ def _unknown(where: object, name: str, known: Iterable[str]) -> ConfigError:
         where=where,
         found=f"the key {name}",
         expected=f"{close[0]} perhaps" if close else f"one of {', '.join(sorted(known))}",
-        advice="`pancreas-seg info` lists all keys.",
+        advice="`pancreas-seg info --preset default` lists all keys.",
     )
 
 
@@ -330,12 +331,12 @@ def _wrong_type(where: object, name: str, value: Any, expected: str) -> ConfigEr
         where=where,
         found=f"{name} = {value!r}",
         expected=expected,
-        advice="`pancreas-seg info` shows each key's default.",
+        advice="`pancreas-seg info --preset default` shows each key's default.",
     )
 
 
 def _check_consistency(config: Config) -> None:
-    data, network, train, infer = config.data, config.network, config.train, config.infer
+    data, network, train, infer, augment = config.data, config.network, config.train, config.infer, config.augment
     size = network.spatial_dims
     rules: list[tuple[bool, str, Any, str]] = [
         (min(data.spacing_mm) > 0, "data.spacing_mm", data.spacing_mm, "three numbers above 0"),
@@ -385,9 +386,48 @@ def _check_consistency(config: Config) -> None:
             "at least one weight above 0",
         ),
         (0 <= infer.overlap < 1, "infer.overlap", infer.overlap, "0 up to, but not, 1"),
+        (len(set(infer.output)) == len(infer.output), "infer.output", infer.output, "each name once"),
+        (
+            set(data.merge) <= set(data.classes) | {"pancreas"},
+            "data.merge",
+            dict(data.merge),
+            "tables for data.classes",
+        ),
+        (train.seed >= 0 and train.workers >= 0, "train.seed, train.workers", (train.seed, train.workers), "0 or more"),
+        (train.weight_decay >= 0, "train.weight_decay", train.weight_decay, "0 or more"),
+        (0 <= train.momentum < 1, "train.momentum", train.momentum, "0 up to, but not, 1"),
+        (train.warmup_steps >= 0, "train.warmup_steps", train.warmup_steps, "0 or more"),
+        (train.early_stop_rounds >= 0, "train.early_stop_rounds", train.early_stop_rounds, "0 or more"),
+        (train.loss_epsilon > 0, "train.loss_epsilon", train.loss_epsilon, "above 0"),
+        (
+            min(train.supervision_weights, default=0) >= 0 and train.supervision_weights[0] > 0,
+            "train.supervision_weights",
+            train.supervision_weights,
+            "0 or more, the first above 0",
+        ),
+        (min(data.spacing_mm) >= 0.1, "data.spacing_mm", data.spacing_mm, "0.1 mm or more"),
+        (augment.elastic_grid_mm > 0, "augment.elastic_grid_mm", augment.elastic_grid_mm, "above 0"),
+        (0 < augment.lowres_zoom <= 1, "augment.lowres_zoom", augment.lowres_zoom, "above 0, up to 1"),
+        (0 <= augment.scale_range < 1, "augment.scale_range", augment.scale_range, "0 up to, but not, 1"),
         (0 <= config.clean.keep_fraction <= 1, "clean.keep_fraction", config.clean.keep_fraction, "0 to 1"),
         (infer.window_batch >= 1, "infer.window_batch", infer.window_batch, "1 or more"),
     ]
+    for name, number in _numbers(config):
+        rules.append((math.isfinite(number), name, number, "a finite number"))
+        if name.startswith("augment."):
+            rules.append((number >= 0, name, number, "0 or more"))
+        if name.endswith("_probability"):
+            rules.append((number <= 1, name, number, "0 to 1"))
     for holds, name, value, expected in rules:
         if not holds:
             raise _wrong_type("configuration", name, value, expected)
+
+
+def _numbers(config: Config) -> list[tuple[str, float]]:
+    """Every floating-point value with its key."""
+    found = []
+    for section, values in dataclasses.asdict(config).items():
+        for key, value in values.items():
+            items = value if isinstance(value, tuple) else (value,)
+            found += [(f"{section}.{key}", item) for item in items if isinstance(item, float)]
+    return found

@@ -71,6 +71,13 @@ def test_exit_codes_of_segment(weights, ct, tmp_path, capsys) -> None:
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_written_is_exit_code_2(weights, ct, tmp_path, capsys) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("x")
+    assert _segment(ct, "--weights", weights, "--out", blocked) == 2
+    assert "config.file" in capsys.readouterr().err
+
+
 def test_a_single_bug_is_exit_code_1(weights, ct, tmp_path, monkeypatch) -> None:
     from pancreas_seg.inference.segmenter import Segmenter
 

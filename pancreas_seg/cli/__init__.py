@@ -27,6 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PancreasSegError as error:
         print(f"pancreas-seg: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(
+            f"pancreas-seg: {error.filename or 'a file'}: {error.strerror}. Check the path, its permissions and the "
+            "free space. [config.file]",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("pancreas-seg: interrupted; finished files are complete, the unfinished one is gone", file=sys.stderr)
         return _INTERRUPTED

@@ -43,6 +43,7 @@ def segment(options: argparse.Namespace) -> int:
         options.out,
         probability=options.probability,
         resume=options.resume,
+        expected=["probability.nii.gz"] * options.probability + ["preview.png"] * options.preview,
         on_progress=lambda case: _bar(case, "window"),
         on_saved=saved,
     )

@@ -15,7 +15,6 @@ from monai.transforms import (
     RandGaussianNoised,
     RandomizableTransform,
     RandShiftIntensityd,
-    RandSimulateLowResolutiond,
 )
 from torch import Tensor
 from torch.nn import functional as F
@@ -107,6 +106,33 @@ class RandDeformd(RandomizableTransform, MapTransform):
         return (moved / half).flip(-1)[None]
 
 
+class RandLowResolutiond(RandomizableTransform, MapTransform):
+    """Lower the image's resolution by a random factor and bring it back to its size, all of it linear.
+
+    MONAI's RandSimulateLowResolutiond picks nearest voxels on the way down, which shifts the image against the label by
+    half a voxel and more, always to the same side.
+    """
+
+    def __init__(self, prob: float, lowest_zoom: float) -> None:
+        MapTransform.__init__(self, [IMAGE])
+        RandomizableTransform.__init__(self, prob=prob)
+        self.lowest_zoom = lowest_zoom
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        self.randomize(None)
+        zoom = self.R.uniform(self.lowest_zoom, 1.0)
+        if not self._do_transform:
+            return out
+        image = out[IMAGE][None]
+        size = image.shape[2:]
+        mode = "trilinear" if len(size) == 3 else "bilinear"
+        small = [max(1, round(int(n) * zoom)) for n in size]
+        low = F.interpolate(image, size=small, mode=mode, align_corners=False)
+        out[IMAGE] = F.interpolate(low, size=size, mode=mode, align_corners=False)[0]
+        return out
+
+
 def augmentation(config: Config) -> Compose:
     """Random transforms of a sample ``{"image": (C, *S) float32, "label": (1, *S)}``, cut larger than the patch.
 
@@ -114,17 +140,11 @@ def augmentation(config: Config) -> Compose:
     """
     settings, data = config.augment, config.data
     hu = data.window_hu[1] - data.window_hu[0]
-    lowest = max(0.1, settings.lowres_zoom)
     return Compose(
         [
             RandDeformd(data.patch_size, data.spacing_mm, settings),
             RandFlipd([IMAGE, LABEL], prob=settings.mirror_probability, spatial_axis=0),
-            RandSimulateLowResolutiond(
-                [IMAGE],
-                prob=settings.lowres_probability,
-                upsample_mode="trilinear" if len(data.patch_size) == 3 else "bilinear",
-                zoom_range=(lowest, 1.0),
-            ),
+            RandLowResolutiond(settings.lowres_probability, settings.lowres_zoom),
             RandAdjustContrastd(
                 [IMAGE],
                 prob=settings.contrast_probability,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import trange
 
+from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
 from pancreas_seg.data.augment import MARGIN, augmentation
 from pancreas_seg.data.manifest import Case
@@ -56,15 +58,17 @@ class VolumeDataset(TorchDataset[dict[str, Tensor]]):
         transform = training_volume(config)
         with _own_errors():
             if config.data.cache == "memory":
-                self.inner = CacheDataset(items, transform, num_workers=None, progress=show_progress, copy_cache=False)
+                # Cached on first access, in this thread: MONAI's pool can abort the process when a case is refused.
+                self.inner = CacheDataset(items, transform, progress=False, copy_cache=False, runtime_cache=True)
             elif config.data.cache == "disk":
                 if cache_dir is None:
                     raise ValueError('data.cache = "disk" needs a folder')
                 self.inner = PersistentDataset(items, transform, cache_dir)
-                for index in trange(len(items), desc="Loading dataset", disable=not show_progress):
-                    self.inner[index]
             else:
                 self.inner = Dataset(items, transform)
+            if config.data.cache != "none":
+                for index in trange(len(items), desc="Loading dataset", disable=not show_progress):
+                    self.inner[index]
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -89,6 +93,18 @@ def _own_errors() -> Iterator[None]:
         raise
 
 
+def cases_fingerprint(training: Sequence[Case], validation: Sequence[Case]) -> str:
+    """SHA-256 that tells which cases, with which sizes of files, train and which validate."""
+    parts = [
+        [
+            [case.case_id, *(path.stat().st_size for path in (case.image, case.label) if path and path.exists())]
+            for case in cases
+        ]
+        for cases in (training, validation)
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
 def _item(case: Case, config: Config) -> dict[str, Any]:
     if case.label is None:
         raise ManifestError(
@@ -104,7 +120,7 @@ def _item(case: Case, config: Config) -> dict[str, Any]:
         IMAGE: str(case.image),
         LABEL: str(case.label),
         "label_names": dict(case.labels),
-        "made_from": [*state, config.fingerprint("data")],
+        "made_from": [*state, config.fingerprint("data"), __version__],
     }
 
 

@@ -188,6 +188,9 @@ def _case(entry: object, split: str, labels: Mapping[int, str], root: Path, wher
         expected = '`labels` such as {"0": "background", "1": "pancreas"} in the manifest or the case'
         raise _error("no_labels", where, "a label map whose values have no names", expected)
     case_id = _text(entry, "case_id", where, case_name(image))
+    if not case_id or case_id.startswith(".") or set(case_id) & set("/\\\0"):
+        expected = "a name without slashes that does not start with a dot"
+        raise _error("bad_case_id", where, f"the case_id {case_id!r}", expected, "It names a folder of the output.")
     fold = _fold(entry["fold"], f"{where}: fold") if entry.get("fold") is not None else None
     if scheme is not None and split == "training":
         fold, split = _in_scheme(entry, scheme, where)

@@ -16,6 +16,9 @@ from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmen
 from pancreas_seg.io import IMAGE_SUFFIXES, case_name, read_ct, remove_unfinished, replacing
 from pancreas_seg.network.windows import Progress
 
+EXTRA_OUTPUTS = ("probability.nii.gz", "preview.png")
+"""Files that a case has only if they are asked for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +62,11 @@ def find_cases(inputs: Sequence[Path]) -> list[CaseInput]:
         if path.suffix.lower() == ".json":
             found += [CaseInput(case.case_id, case.image) for case in load_manifest(path).cases]
         elif path.is_dir():
-            images = sorted(p for p in path.iterdir() if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES))
+            images = sorted(
+                p
+                for p in path.iterdir()
+                if p.is_file() and not p.name.startswith(".") and p.name.lower().endswith(IMAGE_SUFFIXES)
+            )
             if not images:
                 raise InputError(
                     "input.empty_folder",
@@ -85,6 +92,7 @@ def segment_cases(
     *,
     probability: bool = False,
     resume: bool = False,
+    expected: Sequence[str] = (),
     on_progress: Callable[[str], Progress | None] | None = None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None = None,
 ) -> list[CaseOutcome]:
@@ -99,6 +107,8 @@ def segment_cases(
         Whether to write probability.nii.gz as well.
     resume : bool
         Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
+    expected : sequence of str
+        Names of EXTRA_OUTPUTS that a finished case must have, too.
     on_progress : callable, optional
         Gives, for a case's name, what is called with windows done and windows in all.
     on_saved : callable, optional
@@ -111,7 +121,9 @@ def segment_cases(
     """
     outcomes: list[CaseOutcome] = []
     for case in cases:
-        outcomes.append(_one_case(segmenter, case, out, probability, resume, on_progress, on_saved))
+        outcomes.append(
+            _one_case(segmenter, case, out, probability, expected if resume else None, on_progress, on_saved)
+        )
         _write_summary(out / "summary.csv", outcomes)
     return outcomes
 
@@ -121,7 +133,7 @@ def _one_case(
     case: CaseInput,
     out: Path,
     probability: bool,
-    resume: bool,
+    resume_with: Sequence[str] | None,
     on_progress: Callable[[str], Progress | None] | None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None,
 ) -> CaseOutcome:
@@ -131,19 +143,24 @@ def _one_case(
     try:
         scan = read_ct(case.path)
         read_s = time.perf_counter() - start
-        if resume and (earlier := _earlier_outcome(folder, case.case, scan.sha256, segmenter)):
-            return earlier
+        if resume_with is not None and all((folder / name).is_file() for name in resume_with):
+            earlier = _earlier_outcome(folder, case.case, scan.sha256, segmenter)
+            if earlier is not None:
+                return earlier
         result = segmenter.segment(scan, probability, on_progress(case.case) if on_progress else None)
         result.timings_s["read"] = read_s
+        _remove_outputs(folder)
         written = result.save(folder)
         if on_saved is not None:
             on_saved(case, result, written)
     except PancreasSegError as error:
         log.error("%s: refused: %s", case.case, error)
+        _remove_outputs(folder)
         _write_refusal(folder, error)
         return CaseOutcome(case.case, "refused", error.code, "", f"{time.perf_counter() - start:.2f}")
     except Exception:
         log.exception("%s: failed", case.case)
+        _remove_outputs(folder)
         return CaseOutcome(case.case, "failed", "bug", "", f"{time.perf_counter() - start:.2f}")
     codes = " ".join(r.code for r in result.reasons)
     volume = f"{next(iter(result.volume_ml.values())):.2f}"
@@ -169,6 +186,12 @@ def _earlier_outcome(folder: Path, case: str, sha256: str, segmenter: Segmenter)
         return None
 
 
+def _remove_outputs(folder: Path) -> None:
+    """Delete what an earlier run wrote for a case, so that nothing stale lies beside what is new."""
+    for name in ("result.json", "mask.nii.gz", *EXTRA_OUTPUTS):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _write_refusal(folder: Path, error: PancreasSegError) -> None:
     """result.json of a refused case: the reason, without the path, which may name a patient."""
     text = f"Found {error.found}; expected {error.expected}. {error.advice}"
@@ -190,7 +213,7 @@ def _write_summary(path: Path, outcomes: list[CaseOutcome]) -> None:
 
 
 def _with_unique_names(cases: list[CaseInput]) -> list[CaseInput]:
-    taken: set[str] = set()
+    taken = {"summary.csv"}
     out = []
     for case in cases:
         name, n = case.case, 1

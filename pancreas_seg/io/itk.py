@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
+from pancreas_seg.io.itk_header import check_mha, check_nrrd
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def decode(path: Path) -> tuple[NDArray[Any], Geometry]:
-    """Voxels (I, J, K) as stored and their grid.
+def decode(path: Path, content: bytes) -> tuple[NDArray[Any], Geometry]:
+    """Voxels (I, J, K) as stored and their grid; ``content`` is the file's bytes.
 
     Raises
     ------
     InputError
         If the file is damaged, not three-dimensional, not one number per voxel, or does not say where its voxels lie.
     """
+    (check_nrrd if path.suffix.lower() == ".nrrd" else check_mha)(content, path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
@@ -89,14 +91,6 @@ def _check_information(reader: sitk.ImageFileReader, path: Path) -> None:
             found=f"an image of {reader.GetDimension()} dimensions {size}",
             expected="one three-dimensional volume",
             advice="Give the whole CT.",
-        )
-    if path.suffix.lower() == ".nrrd" and not reader.HasMetaDataKey("NRRD_space"):
-        raise InputError(
-            "input.no_orientation",
-            where=path,
-            found="no field `space`",
-            expected="`space` and `space directions`: otherwise left and right are unknown",
-            advice="Export the image again from its DICOM series.",
         )
     stored = size[0] * size[1] * size[2] * _bytes_per_voxel(reader)
     if stored > 1100 * path.stat().st_size:

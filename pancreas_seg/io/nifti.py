@@ -121,7 +121,7 @@ def _decompressed(content: bytes, where: Path) -> bytes:
                 raise _truncated(
                     where, f"{len(content)} bytes, compressed", f"data for {need} bytes, as its header says"
                 )
-            raw = start + file.read(need - len(start))
+            raw = start + file.read(max(0, need - len(start)))
             file.read(1)
             return raw
     except _DECOMPRESSION_ERRORS as error:
@@ -169,7 +169,7 @@ def _check_kind(header: nib.Nifti1Header, where: Path) -> None:
         )
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         dtype = None
     if dtype is None or dtype.kind not in "iufb" or dtype.itemsize > 8:
         raise InputError(

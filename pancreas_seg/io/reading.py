@@ -18,6 +18,8 @@ from pancreas_seg.io import itk, nifti
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File name endings that are read."""
 
+_SPACING_MM = (0.05, 50.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:
@@ -71,6 +73,7 @@ def read_ct(path: str | Path) -> Scan:
         image *= np.float32(slope)
     if inter != 0.0:
         image += np.float32(inter)
+    _check_spacing(geometry, path)
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(
@@ -119,6 +122,18 @@ def read_mask(path: str | Path) -> Mask:
     return Mask(labels.astype(dtype), geometry, path, sha256)
 
 
+def _check_spacing(geometry: Geometry, where: Path) -> None:
+    low, high = _SPACING_MM
+    if not all(low <= mm <= high for mm in geometry.spacing_mm):
+        raise InputError(
+            "input.spacing",
+            where=where,
+            found=f"a voxel spacing of {' x '.join(f'{mm:.4g}' for mm in geometry.spacing_mm)} mm",
+            expected=f"{low:g} to {high:g} mm along each axis",
+            advice="No CT of an abdomen has such voxels; check the units of the header.",
+        )
+
+
 def case_name(path: Path) -> str:
     """A file's name without the suffixes that this package reads."""
     for suffix in IMAGE_SUFFIXES:
@@ -133,9 +148,8 @@ def _decoded(path: Path) -> tuple[NDArray[Any], float, float, Geometry, nib.Nift
     if path.name.lower().endswith((".nii", ".nii.gz")):
         image = nifti.decode(content, path)
         return image.stored, image.slope, image.inter, image.geometry, image.grid_header, sha256
-    del content
     try:
-        array, geometry = itk.decode(path)
+        array, geometry = itk.decode(path, content)
     except InputError as error:
         if error.where == "grid":
             raise InputError(
@@ -155,11 +169,19 @@ def _content(path: Path) -> bytes:
             expected=f"a file that ends with {', '.join(IMAGE_SUFFIXES)}",
             advice="DICOM folders are not read yet: convert the series to NIfTI, for example with dcm2niix.",
         )
+    if not path.exists():
+        raise InputError(
+            "input.unreadable",
+            where=path,
+            found="nothing at this path",
+            expected="a file that may be read",
+            advice="Check the path.",
+        )
     if not name.endswith(IMAGE_SUFFIXES):
         raise InputError(
             "input.unknown_format",
             where=path,
-            found=f"a file that ends with {''.join(path.suffixes[-2:]) or 'no suffix'}",
+            found=f"a file that ends with {path.suffix[:8] or 'no suffix'}",
             expected=f"one that ends with {', '.join(IMAGE_SUFFIXES)}",
             advice="Convert the image to NIfTI.",
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from monai.losses import DiceLoss
+from monai.networks.utils import one_hot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +46,6 @@ class SegmentationLoss(nn.Module):
         self.supervision_weights = tuple(supervision_weights)
         self.dice = DiceLoss(
             include_background=background,
-            to_onehot_y=True,
             softmax=True,
             smooth_nr=epsilon,
             smooth_dr=epsilon,
@@ -61,8 +61,8 @@ class SegmentationLoss(nn.Module):
     def forward(self, outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
         """Loss of logits against labels (N, 1, *S); a scalar, computed in float32.
 
-        ``outputs`` is (N, C, *S), or a list of such, where coarser ones are compared with the labels of the nearest
-        voxels.
+        ``outputs`` is (N, C, *S), or a list of such, where coarser ones are compared with the share that each class
+        has in their voxels.
         """
         if isinstance(outputs, Tensor):
             return self._one(outputs, labels)
@@ -73,11 +73,13 @@ class SegmentationLoss(nn.Module):
 
     def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.float()
-        if labels.shape[2:] != logits.shape[2:]:
-            labels = F.interpolate(labels.float(), size=logits.shape[2:], mode="nearest-exact")
+        target = one_hot(labels, num_classes=logits.shape[1])
+        if target.shape[2:] != logits.shape[2:]:
+            target = F.interpolate(target, size=logits.shape[2:], mode="area")
         parts = []
         if self.kind in ("dice", "dice_ce"):
-            parts.append(self.dice(logits, labels))
+            parts.append(self.dice(logits, target))
         if self.kind in ("ce", "dice_ce"):
-            parts.append(F.cross_entropy(logits, labels[:, 0].long()))
+            hard = target.shape[2:] == labels.shape[2:]
+            parts.append(F.cross_entropy(logits, labels[:, 0].long() if hard else target))
         return torch.stack(parts).sum()

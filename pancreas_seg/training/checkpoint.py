@@ -30,9 +30,14 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, config: Config
+    path: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    config: Config,
+    cases: str,
 ) -> None:
-    """Write everything that continuing needs, whole or not at all."""
+    """Write everything that continuing needs, whole or not at all; ``cases`` tells which cases it is of."""
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     state = optimizer.state_dict()
     plain: dict[str, dict[str, object]] = {}
@@ -47,11 +52,14 @@ def save_checkpoint(
         "param_groups": json.dumps(state["param_groups"]),
         "plain_state": json.dumps(plain),
         "config_fingerprint": config.fingerprint(*_SECTIONS),
+        "cases": cases,
     }
     save_tensors(path, tensors, metadata)
 
 
-def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Config) -> Progress:
+def load_checkpoint(
+    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Config, cases: str
+) -> Progress:
     """Put a checkpoint's state into a network and an optimiser; the counters.
 
     Raises
@@ -59,7 +67,7 @@ def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim
     WeightsError
         If the file is missing, damaged, or no checkpoint.
     ConfigError
-        If it was trained with other settings of data, augment, network or train.
+        If it was trained with other settings of data, augment, network or train, or on other cases.
     """
     tensors, metadata, _ = load_tensors(path)
     if "progress" not in metadata:
@@ -68,7 +76,7 @@ def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim
             where=path,
             found="a safetensors file without a training's state",
             expected="checkpoint.safetensors as `pancreas-seg train` writes it",
-            advice="To start from weights, use --init.",
+            advice="Name the folder of an interrupted training.",
         )
     if metadata.get("config_fingerprint") != config.fingerprint(*_SECTIONS):
         raise ConfigError(
@@ -77,6 +85,14 @@ def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim
             found="a checkpoint of other settings of data, augment, network or train",
             expected="the same settings as when it was started",
             advice="Give the same preset and --set options, or train into a new folder.",
+        )
+    if metadata.get("cases") != cases:
+        raise ConfigError(
+            "config.resume_other_cases",
+            where=path,
+            found="a checkpoint of other training or validation cases",
+            expected="the same manifest, fold and files as when it was started",
+            advice="Going on would validate on cases that were trained on. Give the same --data and --fold.",
         )
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
     state: dict[int, dict[str, object]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -115,13 +116,14 @@ def make_evaluator(
 ) -> tuple[SupervisedEvaluator, ClassDice]:
     """A SupervisedEvaluator over whole volumes by sliding windows, on the model grid; key metric "val_dice"."""
     names = config.data.classes
+    outputs = [1 + names.index(name) for name in config.infer.output]
     dice = ClassDice(config.out_channels, names, config.infer.output)
 
     def iteration(engine: SupervisedEvaluator, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         engine.network.eval()
         image = batch[IMAGE][0].float()
         probabilities = predict_probabilities(engine.network, image, config, range(config.out_channels), precision)
-        return {"pred": probabilities.argmax(0)[None, None], "label": batch[LABEL]}
+        return {"pred": decided(probabilities, outputs)[None, None], "label": batch[LABEL]}
 
     evaluator = SupervisedEvaluator(
         device=device,
@@ -132,6 +134,20 @@ def make_evaluator(
         decollate=False,
     )
     return evaluator, dice
+
+
+def decided(probabilities: torch.Tensor, outputs: Sequence[int]) -> torch.Tensor:
+    """Classes (*S) of probabilities (C, *S) by the rule of segmenting.
+
+    An output class wins where it is more probable than all that is no output class together; elsewhere the most
+    probable of the others does.
+    """
+    chosen = list(outputs)
+    best, which = probabilities[chosen].max(dim=0)
+    rest = 1 - probabilities[chosen].sum(dim=0)
+    others = probabilities.clone()
+    others[chosen] = -1
+    return torch.where(best > rest, torch.tensor(chosen)[which], others.argmax(dim=0))
 
 
 def _only_volume(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

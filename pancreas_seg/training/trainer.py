@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.loading import SampleDataset, VolumeDataset, sample_loader
+from pancreas_seg.data.loading import SampleDataset, VolumeDataset, cases_fingerprint, sample_loader
 from pancreas_seg.data.manifest import Case, Manifest, load_manifest
 from pancreas_seg.errors import ConfigError, ManifestError
 from pancreas_seg.io import remove_unfinished, replacing
@@ -108,6 +108,7 @@ class _Run:
         data = load_manifest(manifest)
         training, validation = _split(data, fold)
         remove_unfinished(out)
+        self.cases = cases_fingerprint(training, validation)
         set_determinism(config.train.seed)
         self.device = choose_device(device)
         self.precision = choose_precision(config.train.precision, self.device)
@@ -117,7 +118,7 @@ class _Run:
         self.optimizer = make_optimizer(self.network, config.train)
         self.progress = Progress()
         if resume and checkpoint.exists():
-            self.progress = load_checkpoint(checkpoint, self.network, self.optimizer, config)
+            self.progress = load_checkpoint(checkpoint, self.network, self.optimizer, config, self.cases)
         self.rounds = math.ceil(config.train.steps / config.train.validate_every)
         self.show = show
         with replacing(out / "config.toml") as temporary:
@@ -189,7 +190,9 @@ class _Run:
         _write_metrics(self.out / "metrics.csv", progress.history)
         plot_curves(progress.history, self.out / "curves.png")
         self._write_events(row)
-        save_checkpoint(self.out / "checkpoint.safetensors", self.network, self.optimizer, progress, self.config)
+        save_checkpoint(
+            self.out / "checkpoint.safetensors", self.network, self.optimizer, progress, self.config, self.cases
+        )
         if self._stops_early():
             log.info("no better validation Dice for %d rounds: stopping", self.config.train.early_stop_rounds)
             engine.terminate()

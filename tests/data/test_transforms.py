@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.augment import MARGIN, augmentation
+from pancreas_seg.data.augment import MARGIN, RandLowResolutiond, augmentation
 from pancreas_seg.data.transforms import (
     CENTRES,
     IMAGE,
@@ -173,3 +173,15 @@ def test_mirroring_is_off_by_default_and_is_left_right() -> None:
     config = Config().changed({"data": {"patch_size": [4, 4, 4]}, "augment": {**_OFF, "mirror_probability": 1.0}})
     sample = {IMAGE: torch.arange(64.0).reshape(1, 4, 4, 4), LABEL: torch.zeros(1, 4, 4, 4)}
     torch.testing.assert_close(torch.as_tensor(augmentation(config)(sample)[IMAGE]), sample[IMAGE].flip(1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_low_resolution_does_not_move_the_image(dims: int) -> None:
+    axes = torch.meshgrid(*[torch.arange(24.0)] * dims, indexing="ij")
+    ball = torch.exp(-sum((a - 11.5) ** 2 for a in axes) / 18)[None]
+    for seed in range(10):
+        lower = RandLowResolutiond(1.0, 0.5)
+        lower.set_random_state(seed=seed)
+        out = lower({IMAGE: ball})[IMAGE][0]
+        for axis in axes:
+            assert float((out * axis).sum() / out.sum()) == pytest.approx(11.5, abs=0.02)

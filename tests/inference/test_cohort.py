@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pancreas_seg.config import Config
-from pancreas_seg.errors import InputError
+from pancreas_seg.errors import InputError, ManifestError
 from pancreas_seg.inference.cohort import CaseInput, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
 
@@ -98,3 +98,25 @@ def test_what_a_killed_run_left_is_removed(write_nifti, tmp_path, segmenter) -> 
     left.write_bytes(b"half")
     segment_cases(segmenter, cases, tmp_path / "out")
     assert sorted(p.name for p in left.parent.iterdir()) == ["mask.nii.gz", "result.json"]
+
+
+def test_nothing_stale_lies_beside_a_new_result(write_nifti, tmp_path, segmenter) -> None:
+    ct = _ct(write_nifti, "a.nii.gz")
+    out = tmp_path / "out"
+    segment_cases(segmenter, find_cases([ct]), out, probability=True)
+    assert (out / "a" / "probability.nii.gz").exists()
+    segment_cases(segmenter, find_cases([ct]), out, resume=True, expected=["preview.png"])
+    assert sorted(p.name for p in (out / "a").iterdir()) == ["mask.nii.gz", "result.json"]
+    ct.write_bytes(b"broken")
+    segment_cases(segmenter, find_cases([ct]), out)
+    assert [p.name for p in (out / "a").iterdir()] == ["result.json"]
+
+
+def test_hidden_files_are_no_cases_and_case_ids_stay_in_the_output(write_nifti, tmp_path) -> None:
+    a = _ct(write_nifti, "a.nii.gz")
+    _ct(write_nifti, "._a.nii.gz")
+    assert find_cases([tmp_path]) == [CaseInput("a", a)]
+    manifest = tmp_path / "m.json"
+    manifest.write_text(json.dumps({"training": [], "test": [{"case_id": "../b", "image": "a.nii.gz"}]}))
+    with pytest.raises(ManifestError, match="manifest.bad_case_id"):
+        find_cases([manifest])

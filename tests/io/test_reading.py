@@ -170,6 +170,8 @@ REFUSED = {
         lambda w: _patched(w(_hu(), name="ct.nii", codes=(1, 0)), 256, np.array([3, 3, 3], "<f4")),
         "input.affine_invalid",
     ),
+    "unknown datatype": (lambda w: _patched(w(_hu(), name="ct.nii"), 70, np.array([3], "<i2")), "input.not_scalar"),
+    "spacing of 1 m": (lambda w: w(_hu(), np.diag([1000.0, 1000, 1000, 1])), "input.spacing"),
     "header claims 54 TB": (_bomb, "input.truncated"),
 }
 
@@ -219,6 +221,68 @@ def test_unsound_nrrd_and_mha_are_refused(tmp_path, suffix: str, make, code: str
     assert str(tmp_path) not in capfd.readouterr().err
 
 
+def _mha(path, packed: bool = False) -> bytes:
+    big = np.random.default_rng(0).integers(-1000, 1000, (20, 30, 40)).astype(np.int16)
+    return _sitk_file(path, big, packed=packed).read_bytes()
+
+
+@pytest.mark.parametrize("field", [b"ElementSpacing", b"TransformMatrix", b"Offset", b"DimSize", b"NDims"])
+def test_an_mha_that_does_not_say_where_it_lies_is_refused(tmp_path, field: bytes) -> None:
+    path = tmp_path / "ct.mha"
+    content = _mha(path)
+    path.write_bytes(content.replace(field, b"X" + field[1:], 1))
+    with pytest.raises(InputError, match="input.no_orientation|input.truncated"):
+        read_ct(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"NDims = 3", b"NDims = 93"),
+        (b"DimSize = 40 30 20", b"DimSize = 40 30 -2"),
+        (b"ElementDataFile = LOCAL", b"ElementDataFile = o.raw"),
+        (b"Offset = 0 0 0", b"Offset = 0 0 0\nOffset = 9 9 9"),
+    ],
+)
+def test_an_mha_with_a_senseless_header_is_refused(tmp_path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "ct.mha"
+    content = _mha(path)
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(InputError, match="input.truncated"):
+        read_ct(path)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.8, 0.999])
+def test_a_damaged_compressed_mha_is_refused(tmp_path, place: float) -> None:
+    path = tmp_path / "ct.mha"
+    content = bytearray(_mha(path, packed=True))
+    start = content.index(b"LOCAL\n") + 6
+    at = start + int((len(content) - start) * place)
+    content[at : at + 8] = bytes(b ^ 0x5A for b in content[at : at + 8])
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="input.truncated"):
+        read_ct(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        (b"space: left-posterior-superior", b"space: scanner-xyz", "input.no_orientation"),
+        (b"space directions:", b"spice directions:", "input.no_orientation"),
+        (b"space origin:", b"spice origin:", "input.no_orientation"),
+        (b"space origin:", b'space units: "m" "m" "m"\nspace origin:', "input.units"),
+    ],
+)
+def test_an_nrrd_that_does_not_say_where_it_lies_is_refused(tmp_path, old: bytes, new: bytes, code: str) -> None:
+    path = _sitk_file(tmp_path / "ct.nrrd", _hu())
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(InputError, match=code):
+        read_ct(path)
+
+
 def test_nrrd_without_space_is_refused(tmp_path) -> None:
     path = tmp_path / "ct.nrrd"
     sitk.WriteImage(sitk.GetImageFromArray(_hu()), str(path))
@@ -236,6 +300,7 @@ def test_nrrd_without_space_is_refused(tmp_path) -> None:
     [("missing.nii.gz", "input.unreadable"), ("ct.jpg", "input.unknown_format"), (".", "input.is_folder")],
 )
 def test_other_paths_are_refused(tmp_path, name: str, code: str) -> None:
+    (tmp_path / "ct.jpg").write_bytes(b"x")
     with pytest.raises(InputError, match=code):
         read_ct(tmp_path / name)
 

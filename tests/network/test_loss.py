@@ -60,10 +60,11 @@ def test_perfect_and_worst_prediction() -> None:
 def test_supervision_weights_are_normalised_and_coarse_outputs_compared_with_coarse_labels() -> None:
     logits, labels = _batch()
     labels = labels.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    coarse = labels[:, :, ::2, ::2, ::2]  # blocks of one class, so their shares are 0 and 1
     fine = torch.randn(2, 3, 8, 10, 4)
     one = SegmentationLoss("dice", False, True, EPSILON, (1.0,))
     several = SegmentationLoss("dice", False, True, EPSILON, (3.0, 1.0, 7.0))
-    expected = 0.75 * one(fine, labels) + 0.25 * one(logits, labels[:, :, ::2, ::2, ::2])
+    expected = 0.75 * one(fine, labels) + 0.25 * one(logits, coarse)
     torch.testing.assert_close(several([fine, logits], labels), expected)
 
 

@@ -15,7 +15,7 @@ from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
 from pancreas_seg.network.weights import load_weights
 from pancreas_seg.training.dice import ClassDice
-from pancreas_seg.training.engine import learning_rate, make_optimizer
+from pancreas_seg.training.engine import decided, learning_rate, make_optimizer
 from pancreas_seg.training.trainer import train
 
 CONFIG = Config().changed(
@@ -146,6 +146,19 @@ def test_it_learns_a_bright_block(cohort, tmp_path, dims: int, cache: str) -> No
     found = Segmenter.from_weights(result.best, "cpu").segment(scan).mask
     wanted = scan.image > 80
     assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.8
+
+
+def test_resuming_with_another_fold_is_refused(cohort, tmp_path) -> None:
+    """Otherwise it would validate on cases that were trained on."""
+    train(cohort, tmp_path / "run", CONFIG, fold=0, device="cpu")
+    with pytest.raises(ConfigError, match="config.resume_other_cases"):
+        train(cohort, tmp_path / "run", CONFIG, fold=1, device="cpu", resume=True)
+
+
+def test_validation_decides_as_segmenting_does() -> None:
+    p = torch.tensor([[0.3, 0.1, 0.2], [0.4, 0.6, 0.1], [0.3, 0.3, 0.7]])[:, None]
+    assert decided(p, [1]).tolist() == [[0, 1, 2]]  # 0.4 is the largest, but less than the rest together
+    assert decided(p, [1, 2]).tolist() == [[1, 1, 2]]
 
 
 def test_without_validation_the_last_is_the_best(cohort, tmp_path) -> None:
