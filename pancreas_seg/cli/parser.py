@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pancreas_seg._version import __version__
 from pancreas_seg.cli import verbs
+
+
+def _whole_number(lowest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{value} is below {lowest}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def _millimetres(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 50:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0.1 to 50 mm")
+    return value
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,12 +47,17 @@ def make_parser() -> argparse.ArgumentParser:
 
     phantom = commands.add_parser("phantom", help="write synthetic CTs with labels and a manifest")
     phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
-    phantom.add_argument("--cases", type=int, default=8, metavar="N", help="default 8")
-    phantom.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    phantom.add_argument("--cases", type=_whole_number(1), default=8, metavar="N", help="default 8")
+    phantom.add_argument("--seed", type=_whole_number(0), default=0, metavar="S", help="default 0")
     phantom.add_argument(
-        "--spacing-mm", type=float, nargs=3, default=(2.0, 2.0, 3.0), metavar=("X", "Y", "Z"), help="default 2 2 3"
+        "--spacing-mm",
+        type=_millimetres,
+        nargs=3,
+        default=(2.0, 2.0, 3.0),
+        metavar=("X", "Y", "Z"),
+        help="default 2 2 3",
     )
-    phantom.add_argument("--folds", type=int, default=2, metavar="K", help="default 2")
+    phantom.add_argument("--folds", type=_whole_number(1), default=2, metavar="K", help="default 2")
     phantom.set_defaults(run=verbs.phantom)
 
     info = commands.add_parser("info", help="versions, device, a preset's settings, a weights file's card")
@@ -61,9 +85,10 @@ def _add_segment(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     verb = commands.add_parser("train", help="train the network with labelled CTs")
     verb.add_argument("--data", type=Path, required=True, metavar="MANIFEST")
+    verb.add_argument("--root", type=Path, metavar="DIR", help="folder that the manifest's relative paths start from")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for weights, metrics and curves")
     _add_config(verb)
-    verb.add_argument("--fold", type=int, metavar="K", help="the fold that validates; the others train")
+    verb.add_argument("--fold", type=_whole_number(0), metavar="K", help="the fold that validates; the others train")
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted training")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.set_defaults(run=verbs.train)
@@ -116,8 +141,8 @@ def _add_manifest(commands: Any) -> None:
     build.add_argument("root", type=Path, metavar="ROOT")
     build.add_argument("--layout", choices=("msd", "nih", "btcv", "pairs"), required=True)
     build.add_argument("--out", type=Path, required=True, metavar="FILE")
-    build.add_argument("--folds", type=int, metavar="K", help="default: the published folds, else 5")
-    build.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    build.add_argument("--folds", type=_whole_number(0), metavar="K", help="default: the published folds, else 5")
+    build.add_argument("--seed", type=_whole_number(0), default=0, metavar="S", help="default 0")
     build.add_argument(
         "--label", dest="labels", action="append", default=[], metavar="VALUE=NAME", help="pairs: a label's name"
     )

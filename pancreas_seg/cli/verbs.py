@@ -86,6 +86,7 @@ def train(options: argparse.Namespace) -> int:
         options.data,
         options.out,
         _config(options),
+        root=options.root,
         fold=options.fold,
         resume=options.resume,
         device=options.device,
@@ -137,6 +138,8 @@ def describe(summary: Summary) -> str:
     values = {name: d.mean for name, d in summary.metrics.items()}
     if not values:
         return f"{summary.label}: no case evaluated{left_out}"
+    if summary.n_both_empty == summary.n_ok:
+        return f"{summary.label}: in neither reference nor prediction of {n}{left_out}; check the label values"
     infinite = summary.metrics["hd95_mm"].infinite
     finite = f" over the {summary.n_ok - infinite} with both masks" if infinite else ""
     surface = ", ".join(

@@ -50,6 +50,7 @@ def train(
     out: str | Path,
     config: Config,
     *,
+    root: str | Path | None = None,
     fold: int | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -65,6 +66,8 @@ def train(
         Folder for config.toml, best.safetensors, last.safetensors, checkpoint.safetensors, metrics.csv, curves.png and
         TensorBoard events.
     config : Config
+    root : path, optional
+        Folder that the manifest's relative paths start from; by default what the manifest says.
     fold : int, optional
         The manifest's fold that validates; the others train. Without it all training cases train, and cases of the
         split "validation" validate, where there are any.
@@ -85,7 +88,8 @@ def train(
         If the loss is no longer finite.
     """
     out = Path(out)
-    run = _Run(Path(manifest), out, config, fold, resume, device, show_progress)
+    data = load_manifest(manifest, None if root is None else Path(root))
+    run = _Run(data, out, config, fold, resume, device, show_progress)
     return run()
 
 
@@ -93,7 +97,7 @@ class _Run:
     """One training: the parts are made once, then the trainer runs and calls back after each round."""
 
     def __init__(
-        self, manifest: Path, out: Path, config: Config, fold: int | None, resume: bool, device: str, show: bool
+        self, data: Manifest, out: Path, config: Config, fold: int | None, resume: bool, device: str, show: bool
     ) -> None:
         self.out, self.config = out, config
         checkpoint = out / "checkpoint.safetensors"
@@ -105,7 +109,6 @@ class _Run:
                 expected="an empty folder",
                 advice="Add --resume to go on with it, or choose another folder.",
             )
-        data = load_manifest(manifest)
         training, validation = _split(data, fold)
         remove_unfinished(out)
         self.cases = cases_fingerprint(training, validation)
