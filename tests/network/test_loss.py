@@ -73,3 +73,14 @@ def test_bf16_logits_are_summed_in_fp32() -> None:
     labels = torch.ones(1, 1, 64, 64, 64, dtype=torch.uint8)
     loss = SegmentationLoss("dice", False, True, EPSILON, (1.0,))(logits, labels)
     assert float(loss) == pytest.approx(1 - 2 * 0.5 / 1.5, abs=1e-4)
+
+
+def test_a_coarse_voxel_is_compared_with_the_share_of_each_class_in_its_block() -> None:
+    """One of the eight voxels is class 1: q = 1/8, whichever voxel it is; ce is -(7/8)·log p_0 - (1/8)·log p_1."""
+    logits = torch.tensor([0.3, -0.4]).reshape(1, 2, 1, 1, 1)
+    p = torch.softmax(logits.flatten(), 0)
+    for place in range(8):
+        labels = torch.zeros(1, 1, 8)
+        labels[0, 0, place] = 1
+        loss = SegmentationLoss("ce", False, True, EPSILON, (1.0,))(logits, labels.reshape(1, 1, 2, 2, 2))
+        assert float(loss) == pytest.approx(float(-(7 * p[0].log() + p[1].log()) / 8), abs=1e-6)
