@@ -123,7 +123,8 @@ class TrainConfig:
 class InferConfig:
     """How a volume is segmented."""
 
-    mode: Literal["full"] = "full"
+    mode: Literal["auto", "cascade", "full"] = "auto"
+    """"cascade": a coarse network finds where to look. "full": everywhere. "auto": cascade if the weights can."""
     output: tuple[str, ...] = ("pancreas",)
     """Classes written to the mask, as values 1, 2, ... in this order."""
     overlap: float = 0.5
@@ -136,6 +137,14 @@ class InferConfig:
 @dataclass(frozen=True)
 class CleanConfig:
     """What is done to the mask after the network."""
+    margin_mm: float = 20.0
+    """Cascade: by how much the box around what the coarse network found is grown on each side."""
+    fallback: Literal["full", "none"] = "full"
+    """Cascade: what is done where the coarse network gives no usable box: look everywhere, or leave the mask empty."""
+    coarse_volume_ml: tuple[float, float] = (2.0, 600.0)
+    """Cascade: smallest and largest volume of the organ that the coarse network is believed."""
+    coarse_gap_mm: float = 50.0
+    """Cascade: pieces of the organ further apart than this make the coarse network's box unusable."""
 
     keep_fraction: float = 0.25
     """Components smaller than this share of the largest one are removed; 1 keeps the largest alone."""
@@ -428,6 +437,14 @@ def _numbers(config: Config) -> list[tuple[str, float]]:
     found = []
     for section, values in dataclasses.asdict(config).items():
         for key, value in values.items():
+        (infer.margin_mm >= 0, "infer.margin_mm", infer.margin_mm, "0 or more"),
+        (
+            0 <= infer.coarse_volume_ml[0] < infer.coarse_volume_ml[1],
+            "infer.coarse_volume_ml",
+            infer.coarse_volume_ml,
+            "0 or more, the smaller first",
+        ),
+        (infer.coarse_gap_mm > 0, "infer.coarse_gap_mm", infer.coarse_gap_mm, "above 0"),
             items = value if isinstance(value, tuple) else (value,)
             found += [(f"{section}.{key}", item) for item in items if isinstance(item, float)]
     return found

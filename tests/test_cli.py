@@ -198,5 +198,18 @@ def test_info(weights, capsys) -> None:
     text = capsys.readouterr().out
     assert "note: untrained" in text
     assert "[network]" in text
+    assert "fine network: pancreas; 4 x 4 x 4 mm; " in text
     assert main(["info", "--preset", "paper", "--set", "train.steps=3"]) == 0
     assert Config.from_toml(capsys.readouterr().out).train.steps == 3
+
+
+def test_weights_pack(weights, tmp_path, capsys) -> None:
+    packed = tmp_path / "packed.safetensors"
+    pack = ["weights", "pack", "--fine", str(weights), str(weights), "--coarse", str(weights), "--out", str(packed)]
+    assert main([*pack, "--half"]) == 0
+    assert capsys.readouterr().out == f"{packed}\n"
+    assert main(["info", "--weights", str(packed)]) == 0
+    text = capsys.readouterr().out
+    assert (text.count("\nfine network: pancreas"), text.count("\ncoarse network: pancreas")) == (2, 1)
+    assert text.count("note: untrained") == text.count("[network]") == 3
+    assert main(["weights", "pack", "--fine", str(packed), "--out", str(packed)]) == 2

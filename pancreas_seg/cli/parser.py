@@ -44,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_evaluate(commands)
     _add_manifest(commands)
+    _add_weights(commands)
 
     phantom = commands.add_parser("phantom", help="write synthetic CTs with labels and a manifest")
     phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -61,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     phantom.set_defaults(run=verbs.phantom)
 
     info = commands.add_parser("info", help="versions, device, a preset's settings, a weights file's card")
-    info.add_argument("--weights", type=Path, metavar="FILE")
+    info.add_argument("--weights", metavar="FILE", help="or the word starter")
     _add_config(info)
     info.set_defaults(run=verbs.info)
     return parser
@@ -154,6 +155,17 @@ def _add_manifest(commands: Any) -> None:
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--root", type=Path, metavar="DIR", help="folder that relative paths start from")
     check.set_defaults(run=verbs.manifest_check)
+
+
+def _add_weights(commands: Any) -> None:
+    weights = commands.add_parser("weights", help="put several networks into one weights file")
+    sub = weights.add_subparsers(title="verbs", required=True, metavar="VERB")
+    pack = sub.add_parser("pack", help="fine networks, to be averaged, and a coarse one that finds where to look")
+    pack.add_argument("--fine", nargs="+", required=True, metavar="FILE", help="weights file, or folder of a training")
+    pack.add_argument("--coarse", type=Path, metavar="FILE")
+    pack.add_argument("--half", action="store_true", help="store numbers in 16 bits")
+    pack.add_argument("--out", type=Path, required=True, metavar="FILE")
+    pack.set_defaults(run=verbs.weights_pack)
 
 
 def _add_config(verb: argparse.ArgumentParser) -> None:

@@ -229,13 +229,30 @@ def info(options: argparse.Namespace) -> int:
     print(f"torch {torch.__version__}, monai {monai.__version__}, {torch.get_num_threads()} threads")
     print(f"device {device.type}, precision {choose_precision('auto', device)}")
     if options.weights:
-        from pancreas_seg.network.weights import load_weights
+        _describe_weights(options.weights)
+    return DONE
 
-        weights = load_weights(options.weights)
-        print(f"weights SHA-256 {weights.sha256}")
+
+def _describe_weights(path: str) -> None:
+    from pancreas_seg.network.stages import load_stages
+
+    stages = load_stages(path)
+    print(f"weights SHA-256 {stages.sha256}")
+    networks = [("coarse", stages.coarse)] if stages.coarse is not None else []
+    for stage, weights in [*networks, *(("fine", fine) for fine in stages.fine)]:
+        data = weights.config.data
+        parameters = sum(p.numel() for p in weights.network().parameters())
+        spacing = " x ".join(f"{mm:g}" for mm in data.spacing_mm)
+        print(f"\n{stage} network: {', '.join(data.classes)}; {spacing} mm; {parameters:,} parameters")
         for key, value in weights.card.items():
             print(f"{key}: {value}")
         print(weights.config.to_toml(), end="")
+
+
+def weights_pack(options: argparse.Namespace) -> int:
+    from pancreas_seg.network.stages import pack_weights
+
+    print(pack_weights(options.out, options.fine, options.coarse, options.half))
     return DONE
 
 

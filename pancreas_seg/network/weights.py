@@ -75,10 +75,7 @@ def save_weights(
 
     With ``half`` floating-point tensors are stored in 16 bits.
     """
-    state = {
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in network.state_dict().items()
-    }
+    state = {name: stored(value, half) for name, value in network.state_dict().items()}
     metadata = {
         "format": _FORMAT,
         "written_by": f"pancreas-seg {__version__}",
@@ -87,6 +84,16 @@ def save_weights(
         "card": json.dumps(dict(card or {}), sort_keys=True),
     }
     save_tensors(path, state, metadata)
+
+
+def stored(value: Tensor, half: bool) -> Tensor:
+    """A tensor as it is written: on the CPU and, with ``half``, in 16 bits if it holds floating-point numbers.
+
+    One with a number that 16 bits cannot hold stays as it is.
+    """
+    if half and value.is_floating_point() and bool((small := value.half()).isfinite().all()):
+        value = small
+    return value.detach().cpu().contiguous()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -151,15 +158,27 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
 
 
 def load_weights(path: str | Path) -> Weights:
-    """Read a weights file.
+    """Read a weights file of one network.
 
     Raises
     ------
     WeightsError
-        If the file is missing, a pickle, damaged, or has no configuration of this package inside.
+        If the file is missing, a pickle, damaged, packed (see `pancreas_seg.network.stages`), or has no configuration
+        of this package inside.
     """
-    path = Path(path)
-    state, metadata, sha256 = load_tensors(path)
+    return one_network(*load_tensors(Path(path)), Path(path))
+
+
+def one_network(state: Mapping[str, Tensor], metadata: Mapping[str, str], sha256: str, path: Path) -> Weights:
+    """What `load_tensors` gave for a file of one network. Raises as `load_weights`."""
+    if "stages" in metadata:
+        raise WeightsError(
+            "weights.packed",
+            where=path,
+            found="a packed file, which can hold several networks",
+            expected="a file of one network",
+            advice="Give a file as `pancreas-seg train` writes it.",
+        )
     if metadata.get("format") != _FORMAT or "config" not in metadata:
         raise WeightsError(
             "weights.foreign",
@@ -168,15 +187,33 @@ def load_weights(path: str | Path) -> Weights:
             expected=_FORMAT,
             advice="Use weights that this program trained.",
         )
+    config = parsed_config(metadata["config"], path, metadata.get("written_by"))
     try:
-        config = Config.from_toml(metadata["config"], where=path)
         card = json.loads(metadata.get("card", "{}"))
-    except (ConfigError, ValueError) as error:
-        raise WeightsError(
-            "weights.config",
-            where=path,
-            found=f"a configuration that this version cannot read ({error})",
-            expected="one that it knows",
-            advice=f"The file was written by {metadata.get('written_by', 'an unknown version')}; use that version.",
-        ) from error
+    except ValueError as error:
+        raise _unknown_config(path, metadata.get("written_by"), error) from error
     return Weights(state, config, card, sha256, path)
+
+
+def parsed_config(text: str, path: Path, written_by: str | None = None) -> Config:
+    """The configuration in a weights file.
+
+    Raises
+    ------
+    WeightsError
+        If this version cannot read it.
+    """
+    try:
+        return Config.from_toml(text, where=path)
+    except ConfigError as error:
+        raise _unknown_config(path, written_by, error) from error
+
+
+def _unknown_config(path: Path, written_by: str | None, error: Exception) -> WeightsError:
+    return WeightsError(
+        "weights.config",
+        where=path,
+        found=f"a configuration that this version cannot read ({error})",
+        expected="one that it knows",
+        advice=f"The file was written by {written_by or 'an unknown version'}; use that version.",
+    )
