@@ -57,6 +57,12 @@ class AugmentConfig:
     noise_probability: float = 0.2
     noise_hu: float = 20.0
     """Largest standard deviation of the added Gaussian noise."""
+    organ_probability: float = 0.0
+    organ_hu: float = 15.0
+    """Standard deviation of an offset drawn for each labelled class by itself, as other contrast phases have it."""
+    bias_probability: float = 0.0
+    bias_hu: float = 15.0
+    """Largest value of a smooth field that is added."""
     contrast_probability: float = 0.3
     contrast_gamma: float = 0.3
     """Gamma is drawn from 1/(1 + this) to 1 + this."""
@@ -64,7 +70,7 @@ class AugmentConfig:
     """Largest offset added to all voxels."""
     lowres_probability: float = 0.1
     lowres_zoom: float = 0.5
-    """Smallest factor by which resolution is lowered."""
+    """Smallest factor by which the resolution of an axis is lowered."""
     mirror_probability: float = 0.0
     """Left-right mirroring. Off, since the abdomen isn't symmetric."""
 
@@ -112,6 +118,10 @@ class TrainConfig:
     loss_epsilon: float = 1e-5
     supervision_weights: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
     """Weights of the outputs, finest first; normalised to a sum of 1."""
+    class_weights: tuple[float, ...] = ()
+    """Weight of each of data.classes in the Dice loss; empty for equal ones."""
+    average_decay: float = 0.0
+    """Weights are validated and saved as a running average that keeps this share at each step; 0 for none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     early_stop_rounds: int = 0
     """Stop after that many rounds without a better validation Dice; 0 never stops early."""
@@ -127,6 +137,14 @@ class InferConfig:
     """"cascade": a coarse network finds where to look. "full": everywhere. "auto": cascade if the weights can."""
     output: tuple[str, ...] = ("pancreas",)
     """Classes written to the mask, as values 1, 2, ... in this order."""
+    margin_mm: float = 20.0
+    """Cascade: by how much the box around what the coarse network found is grown on each side."""
+    fallback: Literal["full", "none"] = "full"
+    """Cascade: what is done where the coarse network gives no usable box: look everywhere, or leave the mask empty."""
+    coarse_volume_ml: tuple[float, float] = (2.0, 600.0)
+    """Cascade: smallest and largest volume of the organ that the coarse network is believed."""
+    coarse_gap_mm: float = 50.0
+    """Cascade: pieces of the organ further apart than this make the coarse network's box unusable."""
     overlap: float = 0.5
     blend: Literal["gaussian", "constant"] = "gaussian"
     window_batch: int = 1
@@ -137,14 +155,6 @@ class InferConfig:
 @dataclass(frozen=True)
 class CleanConfig:
     """What is done to the mask after the network."""
-    margin_mm: float = 20.0
-    """Cascade: by how much the box around what the coarse network found is grown on each side."""
-    fallback: Literal["full", "none"] = "full"
-    """Cascade: what is done where the coarse network gives no usable box: look everywhere, or leave the mask empty."""
-    coarse_volume_ml: tuple[float, float] = (2.0, 600.0)
-    """Cascade: smallest and largest volume of the organ that the coarse network is believed."""
-    coarse_gap_mm: float = 50.0
-    """Cascade: pieces of the organ further apart than this make the coarse network's box unusable."""
 
     keep_fraction: float = 0.25
     """Components smaller than this share of the largest one are removed; 1 keeps the largest alone."""
@@ -414,12 +424,27 @@ def _check_consistency(config: Config) -> None:
             train.supervision_weights,
             "0 or more, the first above 0",
         ),
+        (
+            len(train.class_weights) in (0, len(data.classes)) and min(train.class_weights, default=1) > 0,
+            "train.class_weights",
+            train.class_weights,
+            "none, or one above 0 for each of data.classes",
+        ),
+        (0 <= train.average_decay < 1, "train.average_decay", train.average_decay, "0 up to, but not, 1"),
         (min(data.spacing_mm) >= 0.1, "data.spacing_mm", data.spacing_mm, "0.1 mm or more"),
         (augment.elastic_grid_mm > 0, "augment.elastic_grid_mm", augment.elastic_grid_mm, "above 0"),
         (0 < augment.lowres_zoom <= 1, "augment.lowres_zoom", augment.lowres_zoom, "above 0, up to 1"),
         (0 <= augment.scale_range < 1, "augment.scale_range", augment.scale_range, "0 up to, but not, 1"),
         (0 <= config.clean.keep_fraction <= 1, "clean.keep_fraction", config.clean.keep_fraction, "0 to 1"),
         (infer.window_batch >= 1, "infer.window_batch", infer.window_batch, "1 or more"),
+        (infer.margin_mm >= 0, "infer.margin_mm", infer.margin_mm, "0 or more"),
+        (
+            0 <= infer.coarse_volume_ml[0] < infer.coarse_volume_ml[1],
+            "infer.coarse_volume_ml",
+            infer.coarse_volume_ml,
+            "0 or more, the smaller first",
+        ),
+        (infer.coarse_gap_mm > 0, "infer.coarse_gap_mm", infer.coarse_gap_mm, "above 0"),
     ]
     for name, number in _numbers(config):
         rules.append((math.isfinite(number), name, number, "a finite number"))
@@ -437,14 +462,6 @@ def _numbers(config: Config) -> list[tuple[str, float]]:
     found = []
     for section, values in dataclasses.asdict(config).items():
         for key, value in values.items():
-        (infer.margin_mm >= 0, "infer.margin_mm", infer.margin_mm, "0 or more"),
-        (
-            0 <= infer.coarse_volume_ml[0] < infer.coarse_volume_ml[1],
-            "infer.coarse_volume_ml",
-            infer.coarse_volume_ml,
-            "0 or more, the smaller first",
-        ),
-        (infer.coarse_gap_mm > 0, "infer.coarse_gap_mm", infer.coarse_gap_mm, "above 0"),
             items = value if isinstance(value, tuple) else (value,)
             found += [(f"{section}.{key}", item) for item in items if isinstance(item, float)]
     return found

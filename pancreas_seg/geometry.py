@@ -157,7 +157,7 @@ class Geometry:
         return self.distance_mm(other) <= tolerance_mm
 
 
-Interpolation = Literal["nearest", "linear"]
+Interpolation = Literal["nearest", "linear", "antialiased"]
 
 
 def resample(
@@ -174,8 +174,10 @@ def resample(
     array : (I, J, K) array
         Values on ``source``.
     source, target : Geometry
-    interpolation : {"nearest", "linear"}
-        "nearest" keeps the dtype; "linear" works in float32.
+    interpolation : {"nearest", "linear", "antialiased"}
+        "nearest" keeps the dtype; the others work in float32. "antialiased" is linear interpolation where the target
+        is finer; where it is coarser, the linear interpolant is averaged over about a target voxel, so that noise is
+        averaged and not sampled. It needs parallel axes.
     fill : float or None
         Value of target voxels whose centre lies outside the source's voxels; None repeats the source's border.
 
@@ -183,6 +185,12 @@ def resample(
     -------
     (I', J', K') array
         Values on ``target``.
+
+    Raises
+    ------
+    ValueError
+        If the array does not fit its grid, or "antialiased" is asked for between grids that are turned against each
+        other.
     """
     if array.shape != source.shape:
         raise ValueError(f"array of shape {array.shape} does not lie on a grid of shape {source.shape}")
@@ -192,10 +200,14 @@ def resample(
     stray = np.abs(matrix) * np.asarray(target.shape)
     stray[range(3), axis_of] = 0.0
     if sorted(axis_of) != [0, 1, 2] or stray.max() > 1e-3:
+        if interpolation == "antialiased":
+            raise ValueError("antialiased resampling needs grids with parallel axes")
         return _resample_oblique(array, matrix, offset, target.shape, interpolation, fill)
 
     out = array if interpolation == "nearest" else array.astype(np.float32, copy=False)
-    for axis, target_axis in enumerate(axis_of):
+    shrinking = sorted(range(3), key=lambda a: target.shape[axis_of[a]] / source.shape[a])
+    for axis in shrinking:
+        target_axis = axis_of[axis]
         position = matrix[axis, target_axis] * np.arange(target.shape[target_axis]) + offset[axis]
         out = _resample_axis(out, axis, position, interpolation, fill)
     return np.ascontiguousarray(np.transpose(out, np.argsort(axis_of)))
@@ -210,6 +222,8 @@ def _resample_axis(
     outside = (position < -0.5 - 1e-4) | (position > n - 0.5 + 1e-4)
     if interpolation == "nearest":
         out = array.take(nearest.clip(0, n - 1), axis=axis)
+    elif interpolation == "antialiased" and len(position) > 1 and abs(position[1] - position[0]) > 1 + 1e-6:
+        out = _multiplied(_averaging_weights(n, position), array, axis)
     else:
         lower = np.floor(position).astype(np.intp)
         shape = [1] * array.ndim
@@ -225,6 +239,39 @@ def _resample_axis(
         where[axis] = outside
         out[tuple(where)] = fill
     return out
+
+
+def _averaging_weights(n: int, position: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(m, n) weights that bring n voxels to m positions further apart; the border is repeated.
+
+    The linear interpolant is averaged over a box of √(step² - 1) voxels: nothing at a step of 1, all voxels with like
+    weight at large ones, and exact for whatever is linear.
+    """
+    width = np.sqrt((position[1] - position[0]) ** 2 - 1)
+    reach = int(np.ceil(width / 2)) + 1
+    taps = np.floor(position)[:, None] + np.arange(-reach, reach + 2)
+    distance = position[:, None] - taps
+    shares = (_integrated_hat(distance + width / 2) - _integrated_hat(distance - width / 2)) / width
+    weights = np.zeros((len(position), n))
+    rows = np.broadcast_to(np.arange(len(position))[:, None], taps.shape)
+    np.add.at(weights, (rows, taps.astype(np.intp).clip(0, n - 1)), shares)
+    return weights.astype(np.float32)
+
+
+def _integrated_hat(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integral from minus infinity to x of max(0, 1 - |t|)."""
+    x = x.clip(-1, 1)
+    return np.asarray(0.5 + x - 0.5 * x * np.abs(x))
+
+
+def _multiplied(weights: NDArray[np.float32], array: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Weights (m, n) applied along an axis of length n of a 3D array."""
+    if axis == 0:
+        product = weights @ np.ascontiguousarray(array).reshape(len(array), -1)
+        return product.reshape(len(weights), *array.shape[1:])
+    if axis == 1:
+        return np.matmul(weights, array)
+    return np.matmul(array, weights.T)
 
 
 def _resample_oblique(

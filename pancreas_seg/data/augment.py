@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pancreas_seg.config import AugmentConfig, Config
-from pancreas_seg.data.transforms import IMAGE, LABEL
+from pancreas_seg.data.transforms import IGNORE, IMAGE, LABEL
 
 MARGIN = 1.25
 """How much larger than the patch a sample is cut, so that turning it brings in real voxels."""
@@ -106,8 +106,56 @@ class RandDeformd(RandomizableTransform, MapTransform):
         return (moved / half).flip(-1)[None]
 
 
+class RandOrganShiftd(RandomizableTransform, MapTransform):
+    """Add an offset, drawn for each labelled class by itself, to the class's voxels, with borders smoothed over three.
+
+    Parameters
+    ----------
+    prob : float
+    sigma : float
+        Standard deviation of the offsets, in the image's units.
+    """
+
+    def __init__(self, prob: float, sigma: float) -> None:
+        MapTransform.__init__(self, [IMAGE, LABEL])
+        RandomizableTransform.__init__(self, prob=prob)
+        self.sigma = sigma
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        self.randomize(None)
+        table = torch.from_numpy(self.R.normal(0.0, self.sigma, 256).astype(np.float32))
+        table[[0, IGNORE]] = 0.0
+        if self._do_transform:
+            label = out[LABEL]
+            pool = F.avg_pool3d if label.ndim == 4 else F.avg_pool2d
+            offsets = pool(table[label.long()][None], 3, 1, 1, count_include_pad=False)[0]
+            out[IMAGE] = out[IMAGE] + offsets
+        return out
+
+
+class RandBiasd(RandomizableTransform, MapTransform):
+    """Add a smooth random field: values up to ``largest`` at three points along each axis, linear between them."""
+
+    def __init__(self, prob: float, largest: float) -> None:
+        MapTransform.__init__(self, [IMAGE])
+        RandomizableTransform.__init__(self, prob=prob)
+        self.largest = largest
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        self.randomize(None)
+        size = out[IMAGE].shape[1:]
+        points = self.R.uniform(-self.largest, self.largest, (1, 1, *[3] * len(size))).astype(np.float32)
+        if self._do_transform:
+            mode = "trilinear" if len(size) == 3 else "bilinear"
+            field = F.interpolate(torch.from_numpy(points), size=size, mode=mode, align_corners=True)
+            out[IMAGE] = out[IMAGE] + field[0]
+        return out
+
+
 class RandLowResolutiond(RandomizableTransform, MapTransform):
-    """Lower the image's resolution by a random factor and bring it back to its size, all of it linear.
+    """Lower the resolution of each axis by a random factor and bring it back, all of it linear.
 
     MONAI's RandSimulateLowResolutiond picks nearest voxels on the way down, which shifts the image against the label by
     half a voxel and more, always to the same side.
@@ -121,13 +169,13 @@ class RandLowResolutiond(RandomizableTransform, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         self.randomize(None)
-        zoom = self.R.uniform(self.lowest_zoom, 1.0)
-        if not self._do_transform:
-            return out
         image = out[IMAGE][None]
         size = image.shape[2:]
+        zooms = self.R.uniform(self.lowest_zoom, 1.0, len(size))
+        if not self._do_transform:
+            return out
         mode = "trilinear" if len(size) == 3 else "bilinear"
-        small = [max(1, round(int(n) * zoom)) for n in size]
+        small = [max(1, round(int(n) * zoom)) for n, zoom in zip(size, zooms, strict=True)]
         low = F.interpolate(image, size=small, mode=mode, align_corners=False)
         out[IMAGE] = F.interpolate(low, size=size, mode=mode, align_corners=False)[0]
         return out
@@ -144,6 +192,8 @@ def augmentation(config: Config) -> Compose:
         [
             RandDeformd(data.patch_size, data.spacing_mm, settings),
             RandFlipd([IMAGE, LABEL], prob=settings.mirror_probability, spatial_axis=0),
+            RandOrganShiftd(settings.organ_probability, settings.organ_hu / hu),
+            RandBiasd(settings.bias_probability, settings.bias_hu / hu),
             RandLowResolutiond(settings.lowres_probability, settings.lowres_zoom),
             RandAdjustContrastd(
                 [IMAGE],

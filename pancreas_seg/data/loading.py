@@ -22,17 +22,17 @@ from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
 from pancreas_seg.data.augment import MARGIN, augmentation
 from pancreas_seg.data.manifest import Case
-from pancreas_seg.data.transforms import CENTRES, IMAGE, LABEL, training_volume
+from pancreas_seg.data.transforms import CENTRES, IMAGE, LABEL, LABELLED, training_volume
 from pancreas_seg.errors import ManifestError, PancreasSegError
 
 
 class VolumeDataset(TorchDataset[dict[str, Tensor]]):
     """Preprocessed volumes of labelled cases, kept as ``data.cache`` says.
 
-    Items are ``{"image": (1, I, J, K) float16, "label": (1, I, J, K) uint8, "centres": (n, 3) int16}`` on the model
-    grid. The key of a cached item holds the state of the case's files and the configuration of the data, so a changed
-    file or configuration is read anew. With a cache all cases are read when the data set is made, so that a bad file
-    shows before training starts.
+    Items are ``{"image": (1, I, J, K) float16, "label": (1, I, J, K) uint8, "centres": (n, 3) int16, "labelled":
+    (1 + classes,) bool}`` on the model grid. The key of a cached item holds the state of the case's files and the
+    configuration of the data, so a changed file or configuration is read anew. With a cache all cases are read when the
+    data set is made, so that a bad file shows before training starts.
 
     Parameters
     ----------
@@ -162,14 +162,15 @@ class SampleDataset(TorchDataset[dict[str, Tensor]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """``{"image": (C, *patch) float32, "label": (1, *patch) uint8}``."""
+        """``{"image": (C, *patch) float32, "label": (1, *patch) uint8, "labelled": (1 + classes,) bool}``."""
         position = int(self.round) * self.length + index
         volume = self.volumes[self._case_at(position)]
         rng = np.random.default_rng([self.config.train.seed, 1, position])
         sample = cut_sample(volume, self.config, rng)
         self.augmentation.set_random_state(seed=int(rng.integers(2**31)))
         out = self.augmentation(sample)
-        return {IMAGE: torch.as_tensor(out[IMAGE]).float().contiguous(), LABEL: torch.as_tensor(out[LABEL])}
+        image, label = torch.as_tensor(out[IMAGE]).float().contiguous(), torch.as_tensor(out[LABEL])
+        return {IMAGE: image, LABEL: label, LABELLED: volume[LABELLED]}
 
     def _case_at(self, position: int) -> int:
         turn, place = divmod(position, len(self.volumes))

@@ -1,26 +1,30 @@
 """From a CT in HU to what the network sees. Training and segmenting share this path.
 
-Deterministic part: orientation RAS, the model grid's spacing, the HU window to 0..1, all by MONAI transforms.
+Deterministic part: orientation RAS, the model grid's spacing, the HU window to 0..1. Where the model grid is coarser,
+voxels are averaged: MONAI's Spacingd would pick single ones, and with them a fine CT's noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Orientationd, ScaleIntensityRanged, Spacingd
+from monai.transforms import Compose, MapTransform, Orientationd, ScaleIntensityRanged
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pancreas_seg.config import Config
 from pancreas_seg.errors import InputError
-from pancreas_seg.geometry import Geometry
+from pancreas_seg.geometry import Geometry, resample
 from pancreas_seg.io import Scan, read_ct, read_mask
 
-IMAGE, LABEL, CENTRES = "image", "label", "centres"
+IMAGE, LABEL, CENTRES, LABELLED = "image", "label", "centres", "labelled"
+
+IGNORE_NAME, IGNORE = "ignore", 255
+"""Name in a manifest of label values that say nothing, and the class index that they get (see `network.loss`)."""
 
 
 def preprocessing(config: Config, with_label: bool = False) -> Compose:
@@ -29,16 +33,62 @@ def preprocessing(config: Config, with_label: bool = False) -> Compose:
     Gives the image in 0..1 and, with ``with_label``, the label map, both on the model grid in RAS.
     """
     keys = [IMAGE, LABEL] if with_label else [IMAGE]
-    modes = ["bilinear", "nearest"] if with_label else ["bilinear"]
     low, high = config.data.window_hu
     return Compose(
         [
             Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-            Spacingd(keys, pixdim=config.data.spacing_mm, mode=modes, padding_mode="border", dtype=torch.float32),
+            ToModelGridd(keys, config.data.spacing_mm),
             ScaleIntensityRanged([IMAGE], a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
         ],
         log_stats=False,
     )
+
+
+def model_grid(grid: Geometry, spacing_mm: Sequence[float]) -> Geometry:
+    """The grid of another spacing that starts at the same voxel centre and reaches as far, to the nearest voxel."""
+    steps = np.asarray(spacing_mm) / grid.spacing_mm
+    i, j, k = (round((n - 1) / step) + 1 for n, step in zip(grid.shape, steps, strict=True))
+    affine = grid.affine.copy()
+    affine[:3, :3] *= steps
+    return Geometry((i, j, k), affine)
+
+
+class ToModelGridd(MapTransform):
+    """Resample image and label, MetaTensors (1, I, J, K) in RAS, to a spacing.
+
+    The image is interpolated linearly, or averaged where the model grid is coarser. A voxel's label is the one with the
+    largest share of it, by the same interpolation, so that labels of thick slices become no staircase.
+    """
+
+    def __init__(self, keys: Sequence[str], spacing_mm: Sequence[float]) -> None:
+        super().__init__(keys)
+        self.spacing_mm = tuple(spacing_mm)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.keys:
+            source = _geometry(data[key])
+            target = model_grid(source, self.spacing_mm)
+            array = data[key][0].numpy()
+            moved = (
+                _resampled_labels(array, source, target)
+                if key == LABEL
+                else resample(array, source, target, "antialiased", fill=None)
+            )
+            out[key] = as_metatensor(moved, target)
+        return out
+
+
+def _resampled_labels(labels: NDArray[np.float32], source: Geometry, target: Geometry) -> NDArray[np.float32]:
+    """Labels (I, J, K) on another grid: for each voxel the value with the largest interpolated share."""
+    out = np.zeros(target.shape, dtype=np.float32)
+    largest = resample((labels == 0).astype(np.float32), source, target, "antialiased", fill=None)
+    for value in np.unique(labels[labels != 0]):
+        share = resample((labels == value).astype(np.float32), source, target, "antialiased", fill=None)
+        more = share > largest
+        out[more] = value
+        largest[more] = share[more]
+    return out
 
 
 def as_metatensor(array: NDArray[Any], geometry: Geometry) -> MetaTensor:
@@ -57,7 +107,7 @@ def class_table(label_names: Mapping[int, str], config: Config) -> NDArray[np.ui
     """A table from a label file's values to class indices (0 for what is no class).
 
     A value counts for a class if its name is the class's own, or is listed under it in ``data.merge`` and is no class
-    itself.
+    itself. Values named "ignore" become 255: the loss and validation leave their voxels out.
 
     Raises
     ------
@@ -73,6 +123,8 @@ def class_table(label_names: Mapping[int, str], config: Config) -> NDArray[np.ui
     for value, name in label_names.items():
         if name in home:
             table[value] = 1 + classes.index(home[name])
+        elif name == IGNORE_NAME:
+            table[value] = IGNORE
     if not (table == 1).any():
         raise InputError(
             "input.labels_without_class",
@@ -82,6 +134,16 @@ def class_table(label_names: Mapping[int, str], config: Config) -> NDArray[np.ui
             advice="Correct `labels` in the manifest, or data.classes and data.merge in the configuration.",
         )
     return table
+
+
+def labelled_classes(table: NDArray[np.uint8], config: Config) -> Tensor:
+    """Which classes a case is labelled for, (1 + classes,) bool: those that some value of its labels stands for.
+
+    Of a class that is not, the label map says nothing: its voxels lie somewhere in what is 0 there.
+    """
+    labelled = torch.from_numpy(np.isin(np.arange(config.out_channels), table))
+    labelled[0] = True
+    return labelled
 
 
 class ReadCased(MapTransform):
@@ -112,6 +174,7 @@ class ReadCased(MapTransform):
             if int(mask.labels.max()) >= len(table):
                 table = np.concatenate([table, np.zeros(int(mask.labels.max()) + 1 - len(table), np.uint8)])
             out[LABEL] = as_metatensor(table[mask.labels], mask.geometry)
+            out[LABELLED] = labelled_classes(table, self.config)
         return out
 
 
@@ -127,7 +190,8 @@ class Compactd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         image, label = (data[key].as_tensor() for key in (IMAGE, LABEL))
         label = label.to(torch.uint8)
-        return {IMAGE: image.half(), LABEL: label, CENTRES: torch.nonzero(label[0] == 1).to(torch.int16)}
+        centres = torch.nonzero(label[0] == 1).to(torch.int16)
+        return {IMAGE: image.half(), LABEL: label, CENTRES: centres, LABELLED: data[LABELLED]}
 
 
 def training_volume(config: Config) -> Compose:

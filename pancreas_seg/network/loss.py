@@ -12,6 +12,11 @@ from torch.nn import functional as F
 
 from pancreas_seg.config import Config
 
+IGNORE = 255
+"""Label value of voxels that count for nothing."""
+
+_NEVER = -1e4
+
 
 class SegmentationLoss(nn.Module):
     """Loss of logits against a label map.
@@ -23,6 +28,10 @@ class SegmentationLoss(nn.Module):
 
     where p is the softmax over the classes, y the one-hot label and the sums run over all voxels (of the batch, or of
     each sample). "ce" is the mean cross-entropy, "dice_ce" the sum of both.
+
+    A sample may be labelled for some of the classes only. What carries no label there may be background or any class
+    that isn't labelled, so these are one class to the loss, whose probability is the sum of theirs (the marginal loss
+    of Shi et al. 2021, "Marginal loss and exclusion loss for partially supervised multi-organ segmentation").
 
     Parameters
     ----------
@@ -36,50 +45,92 @@ class SegmentationLoss(nn.Module):
     supervision_weights : sequence of float
         Weight of each output when the network gives several, finest first; the weights that are used are normalised
         to a sum of 1. Outputs beyond the sequence weigh nothing.
+    class_weights : sequence of float
+        Weight of each class after the background in the Dice part, normalised to a mean of 1; empty for equal ones.
     """
 
     def __init__(
-        self, kind: str, background: bool, batch: bool, epsilon: float, supervision_weights: Sequence[float]
+        self,
+        kind: str,
+        background: bool,
+        batch: bool,
+        epsilon: float,
+        supervision_weights: Sequence[float],
+        class_weights: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.kind = kind
         self.supervision_weights = tuple(supervision_weights)
+        weight = None
+        if class_weights:
+            weight = torch.tensor([1.0] * background + list(class_weights))
+            weight = weight / weight.mean()
         self.dice = DiceLoss(
             include_background=background,
-            softmax=True,
             smooth_nr=epsilon,
             smooth_dr=epsilon,
             batch=batch,
+            weight=weight,
         )
 
     @classmethod
     def from_config(cls, config: Config) -> SegmentationLoss:
         """The loss that a Config describes."""
         train = config.train
-        return cls(train.loss, train.loss_background, train.loss_batch, train.loss_epsilon, train.supervision_weights)
+        return cls(
+            train.loss,
+            train.loss_background,
+            train.loss_batch,
+            train.loss_epsilon,
+            train.supervision_weights,
+            train.class_weights,
+        )
 
-    def forward(self, outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-        """Loss of logits against labels (N, 1, *S); a scalar, computed in float32.
+    def forward(self, outputs: Tensor | Sequence[Tensor], labels: Tensor, labelled: Tensor | None = None) -> Tensor:
+        """Loss of logits against a label map; a scalar, computed in float32.
 
-        ``outputs`` is (N, C, *S), or a list of such, where coarser ones are compared with the share that each class
-        has in their voxels.
+        Parameters
+        ----------
+        outputs : (N, C, *S) tensor, or list of such
+            Logits. Coarser ones are compared with the share that each class has in their voxels.
+        labels : (N, 1, *S) integer tensor
+            Class indices; voxels of value 255 count for nothing.
+        labelled : (N, C) bool tensor, optional
+            Which classes each sample is labelled for; the background always is.
         """
         if isinstance(outputs, Tensor):
-            return self._one(outputs, labels)
+            return self._one(outputs, labels, labelled)
         pairs = list(zip(self.supervision_weights, outputs, strict=False))
         total = sum(weight for weight, _ in pairs)
-        losses = [weight / total * self._one(logits, labels) for weight, logits in pairs if weight > 0]
+        losses = [weight / total * self._one(logits, labels, labelled) for weight, logits in pairs if weight > 0]
         return torch.stack(losses).sum()
 
-    def _one(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _one(self, logits: Tensor, labels: Tensor, labelled: Tensor | None) -> Tensor:
         logits = logits.float()
-        target = one_hot(labels, num_classes=logits.shape[1])
-        if target.shape[2:] != logits.shape[2:]:
+        if labelled is not None and not labelled.all():
+            logits = _with_unlabelled_in_background(logits, labelled)
+        ignored = labels == IGNORE
+        target = one_hot(labels.masked_fill(ignored, 0), num_classes=logits.shape[1]) * ~ignored
+        hard = target.shape[2:] == logits.shape[2:]
+        if not hard:
             target = F.interpolate(target, size=logits.shape[2:], mode="area")
+        share = target.sum(dim=1, keepdim=True)  # of each voxel that counts
         parts = []
         if self.kind in ("dice", "dice_ce"):
-            parts.append(self.dice(logits, target))
+            parts.append(self.dice(torch.softmax(logits, dim=1) * share, target))
         if self.kind in ("ce", "dice_ce"):
-            hard = target.shape[2:] == labels.shape[2:]
-            parts.append(F.cross_entropy(logits, labels[:, 0].long() if hard else target))
+            if hard:
+                sums = F.cross_entropy(logits, labels[:, 0].long(), ignore_index=IGNORE, reduction="sum")
+            else:
+                sums = -(target * F.log_softmax(logits, dim=1)).sum()
+            parts.append(sums / share.sum().clamp(min=1.0))
         return torch.stack(parts).sum()
+
+
+def _with_unlabelled_in_background(logits: Tensor, labelled: Tensor) -> Tensor:
+    """Logits whose softmax has the probability of each sample's unlabelled classes added to class 0."""
+    known = labelled.view(*labelled.shape, *[1] * (logits.ndim - 2))
+    rest = ~known
+    rest[:, :1] = True
+    background = logits.masked_fill(~rest, _NEVER).logsumexp(dim=1, keepdim=True)
+    return torch.cat([background, logits[:, 1:].masked_fill(~known[:, 1:], _NEVER)], dim=1)

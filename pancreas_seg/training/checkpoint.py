@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError, WeightsError
@@ -36,9 +37,12 @@ def save_checkpoint(
     progress: Progress,
     config: Config,
     cases: str,
+    average: AveragedModel | None = None,
 ) -> None:
     """Write everything that continuing needs, whole or not at all; ``cases`` tells which cases it is of."""
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.state_dict().items()}
     state = optimizer.state_dict()
     plain: dict[str, dict[str, object]] = {}
     for index, values in state["state"].items():
@@ -58,9 +62,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Config, cases: str
+    path: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    cases: str,
+    average: AveragedModel | None = None,
 ) -> Progress:
-    """Put a checkpoint's state into a network and an optimiser; the counters.
+    """Put a checkpoint's state into a network, an optimiser and the averaged weights; the counters.
 
     Raises
     ------
@@ -95,6 +104,8 @@ def load_checkpoint(
             advice="Going on would validate on cases that were trained on. Give the same --data and --fold.",
         )
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    if average is not None:
+        average.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
     state: dict[int, dict[str, object]] = {
         int(index): dict(values) for index, values in json.loads(metadata["plain_state"]).items()
     }

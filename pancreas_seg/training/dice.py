@@ -10,9 +10,10 @@ from torch import Tensor
 class ClassDice(Metric):
     """Mean over cases of 2·|P∩R| / (|P| + |R|), for each class after the background.
 
-    The engine's output has ``"pred"`` and ``"label"``: integer tensors (N, 1, *S) with values below ``n_classes``.
-    A class that is in neither the prediction nor the reference of a case says nothing about that case and is left
-    out; a class that was left out everywhere counts as NaN.
+    The engine's output has ``"pred"`` and ``"label"``: integer tensors (N, 1, *S) with values below ``n_classes``, in
+    the label also 255 for voxels that are left out; and ``"labelled"``, (N, n_classes) bool: the classes that the case
+    is labelled for, others say nothing. A class that is in neither the prediction nor the reference of a case says
+    nothing about that case and is left out, too; a class that was left out everywhere counts as NaN.
 
     Parameters
     ----------
@@ -28,21 +29,25 @@ class ClassDice(Metric):
         self.n_classes = n_classes
         self.names = names
         self.key_names = key_names
-        super().__init__(output_transform=lambda output: (output["pred"], output["label"]))
+        super().__init__(output_transform=lambda output: (output["pred"], output["label"], output["labelled"]))
 
     def reset(self) -> None:
         self._dice: list[Tensor] = []
         self._right = 0
         self._voxels = 0
 
-    def update(self, output: tuple[Tensor, Tensor]) -> None:
-        for prediction, label in zip(*output, strict=True):
+    def update(self, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        for prediction, label, labelled in zip(*output, strict=True):
+            counted = label < self.n_classes
+            prediction, label = prediction[counted], label[counted]
             joint = torch.bincount(
                 (label.long() * self.n_classes + prediction.long()).flatten(), minlength=self.n_classes**2
             ).reshape(self.n_classes, self.n_classes)
             both = joint.diag().double()
             either = (joint.sum(0) + joint.sum(1)).double()
-            self._dice.append((2 * both / either)[1:])  # 0/0 is NaN: the class is in neither
+            dice = 2 * both / either  # 0/0 is NaN: the class is in neither
+            dice[~labelled] = torch.nan
+            self._dice.append(dice[1:])
             self._right += int(joint.diag().sum())
             self._voxels += int(joint.sum())
 

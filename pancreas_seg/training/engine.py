@@ -10,11 +10,12 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from pancreas_seg.config import Config, TrainConfig
 from pancreas_seg.data.loading import VolumeDataset
-from pancreas_seg.data.transforms import IMAGE, LABEL
+from pancreas_seg.data.transforms import IMAGE, LABEL, LABELLED
 from pancreas_seg.errors import TrainingError
 from pancreas_seg.network.loss import SegmentationLoss
 from pancreas_seg.network.precision import Precision, autocast
@@ -32,6 +33,13 @@ def make_optimizer(network: nn.Module, train: TrainConfig) -> torch.optim.Optimi
         )
     kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, train.learning_rate, weight_decay=train.weight_decay)
+
+
+def make_average(network: nn.Module, train: TrainConfig) -> AveragedModel | None:
+    """The exponential moving average of weights and batch statistics, or None."""
+    if train.average_decay == 0:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(train.average_decay), use_buffers=True)
 
 
 def learning_rate(step: int, total: int, train: TrainConfig) -> float:
@@ -66,6 +74,7 @@ def make_trainer(
     def iteration(engine: SupervisedTrainer, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         image = batch[IMAGE].to(device, non_blocking=True, memory_format=layout)
         label = batch[LABEL].to(device, non_blocking=True)
+        labelled = batch[LABELLED].to(device, non_blocking=True)
         step = engine.state.iteration - 1
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(step, total, config.train)
@@ -73,7 +82,7 @@ def make_trainer(
         engine.optimizer.zero_grad(set_to_none=True)
         with autocast(precision, device):
             outputs = engine.network(image)
-        loss = engine.loss_function(outputs, label)
+        loss = engine.loss_function(outputs, label, labelled)
         if not torch.isfinite(loss):
             raise TrainingError(
                 "training.not_finite",
@@ -123,7 +132,8 @@ def make_evaluator(
         engine.network.eval()
         image = batch[IMAGE][0].float()
         probabilities = predict_probabilities(engine.network, image, config, range(config.out_channels), precision)
-        return {"pred": decided(probabilities, outputs)[None, None], "label": batch[LABEL]}
+        prediction = decided(probabilities, outputs)[None, None]
+        return {"pred": prediction, "label": batch[LABEL], "labelled": batch[LABELLED]}
 
     evaluator = SupervisedEvaluator(
         device=device,
@@ -151,4 +161,4 @@ def decided(probabilities: torch.Tensor, outputs: Sequence[int]) -> torch.Tensor
 
 
 def _only_volume(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {IMAGE: items[0][IMAGE][None], LABEL: items[0][LABEL][None]}
+    return {key: items[0][key][None] for key in (IMAGE, LABEL, LABELLED)}

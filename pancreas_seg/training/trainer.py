@@ -30,7 +30,7 @@ from pancreas_seg.network.weights import save_weights
 from pancreas_seg.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pancreas_seg.training.curves import plot_curves
 from pancreas_seg.training.dice import ClassDice
-from pancreas_seg.training.engine import learning_rate, make_evaluator, make_optimizer, make_trainer
+from pancreas_seg.training.engine import learning_rate, make_average, make_evaluator, make_optimizer, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +119,10 @@ class _Run:
         network = AttentionUNet.from_config(config).to(self.device)
         self.network = network.to(memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(self.network, config.train)
+        self.average = make_average(self.network, config.train)
         self.progress = Progress()
         if resume and checkpoint.exists():
-            self.progress = load_checkpoint(checkpoint, self.network, self.optimizer, config, self.cases)
+            self.progress = load_checkpoint(checkpoint, self.network, self.optimizer, config, self.cases, self.average)
         self.rounds = math.ceil(config.train.steps / config.train.validate_every)
         self.show = show
         with replacing(out / "config.toml") as temporary:
@@ -149,12 +150,17 @@ class _Run:
         best, last = self.out / "best.safetensors", self.out / "last.safetensors"
         return TrainingResult(best, last, self.progress.best_dice, self.progress.round)
 
+    @property
+    def result_network(self) -> torch.nn.Module:
+        """What is validated and saved: the averaged network, or the network itself."""
+        return self.network if self.average is None else self.average.module
+
     def _evaluator(self, validation: Sequence[Case]) -> tuple[SupervisedEvaluator | None, ClassDice | None]:
         if not validation:
             log.warning("no validation cases: the last weights count as the best")
             return None, None
         volumes = VolumeDataset(validation, self.config, self.out / "cache", self.show)
-        return make_evaluator(self.network, volumes, self.config, self.precision, self.device)
+        return make_evaluator(self.result_network, volumes, self.config, self.precision, self.device)
 
     def _trainer(self) -> SupervisedTrainer:
         config = self.config
@@ -171,6 +177,8 @@ class _Run:
 
     def _after_step(self, engine: SupervisedTrainer) -> None:
         output = engine.state.output
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         self.loss_sum += output["loss"]
         self.accuracy_sum += output["accuracy"]
         self.bar.update(1)
@@ -188,13 +196,19 @@ class _Run:
             progress.best_dice, progress.best_round = score, progress.round
         card = {**self.card, "round": str(progress.round), "val_dice": f"{score:.4f}"}
         if better:
-            save_weights(self.out / "best.safetensors", self.network, self.config, card)
-        save_weights(self.out / "last.safetensors", self.network, self.config, card)
+            save_weights(self.out / "best.safetensors", self.result_network, self.config, card)
+        save_weights(self.out / "last.safetensors", self.result_network, self.config, card)
         _write_metrics(self.out / "metrics.csv", progress.history)
         plot_curves(progress.history, self.out / "curves.png")
         self._write_events(row)
         save_checkpoint(
-            self.out / "checkpoint.safetensors", self.network, self.optimizer, progress, self.config, self.cases
+            self.out / "checkpoint.safetensors",
+            self.network,
+            self.optimizer,
+            progress,
+            self.config,
+            self.cases,
+            self.average,
         )
         if self._stops_early():
             log.info("no better validation Dice for %d rounds: stopping", self.config.train.early_stop_rounds)

@@ -84,3 +84,58 @@ def test_a_coarse_voxel_is_compared_with_the_share_of_each_class_in_its_block() 
         labels[0, 0, place] = 1
         loss = SegmentationLoss("ce", False, True, EPSILON, (1.0,))(logits, labels.reshape(1, 1, 2, 2, 2))
         assert float(loss) == pytest.approx(float(-(7 * p[0].log() + p[1].log()) / 8), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dice", "ce", "dice_ce"])
+def test_classes_without_labels_are_one_with_the_background(kind: str) -> None:
+    """Class 2 is unlabelled: the loss is that of a two-class problem whose background has both probabilities."""
+    logits, labels = _batch()
+    labels = (labels == 1).to(labels.dtype)
+    loss = SegmentationLoss(kind, False, True, EPSILON, (1.0,))
+    p = torch.softmax(logits, dim=1)
+    merged = torch.stack([p[:, 0] + p[:, 2], p[:, 1]], dim=1).log()
+    known = torch.tensor([[True, True, False]]).expand(2, -1)
+    # The Dice loss is a mean over two classes, of which the unlabelled one gives 0.
+    expected = {
+        "dice": SegmentationLoss("dice", False, True, EPSILON, (1.0,))(merged, labels) / 2,
+        "ce": SegmentationLoss("ce", False, True, EPSILON, (1.0,))(merged, labels),
+    }
+    expected["dice_ce"] = expected["dice"] + expected["ce"]
+    torch.testing.assert_close(loss(logits, labels, known), expected[kind], atol=1e-5, rtol=1e-5)
+
+
+def test_an_unlabelled_class_is_labelled_in_another_sample() -> None:
+    logits, labels = _batch()
+    known = torch.tensor([[True, True, False], [True, True, True]])
+    labels[0][labels[0] == 2] = 0
+    logits.requires_grad_()
+    SegmentationLoss("ce", False, True, EPSILON, (1.0,))(logits, labels, known).backward()
+    where = labels[:, 0] == 0
+    # Where the first sample has no label, class 2 is as right as the background: both logits are pushed up together.
+    assert (logits.grad[0, 2][where[0]] < 0).all()
+    assert (logits.grad[1, 2][where[1]] > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["dice", "ce", "dice_ce"])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_ignored_voxels_count_for_nothing(kind: str, coarse: bool) -> None:
+    logits, labels = _batch()
+    labels[:, :, :2] = 255
+    if coarse:
+        labels = labels.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    loss = SegmentationLoss(kind, False, True, EPSILON, (1.0,))
+    kept = labels[:, :, 4:] if coarse else labels[:, :, 2:]
+    torch.testing.assert_close(loss(logits, labels), loss(logits[:, :, 2:], kept))
+    nothing = loss(logits, torch.full_like(labels, 255))
+    assert torch.isfinite(nothing)
+
+
+def test_class_weights_are_a_weighted_mean() -> None:
+    logits, labels = _batch()
+    p = torch.softmax(logits, dim=1)
+    each = []
+    for c in (1, 2):
+        y = (labels[:, 0] == c).float()
+        each.append(1 - (2 * (p[:, c] * y).sum() + EPSILON) / (p[:, c].sum() + y.sum() + EPSILON))
+    weighted = SegmentationLoss("dice", False, True, EPSILON, (1.0,), (3.0, 1.0))(logits, labels)
+    torch.testing.assert_close(weighted, (3 * each[0] + each[1]) / 4)

@@ -13,9 +13,9 @@ from pancreas_seg.data.loading import SampleDataset
 from pancreas_seg.errors import ConfigError, TrainingError
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
-from pancreas_seg.network.weights import load_weights
+from pancreas_seg.network.weights import load_tensors, load_weights
 from pancreas_seg.training.dice import ClassDice
-from pancreas_seg.training.engine import decided, learning_rate, make_optimizer
+from pancreas_seg.training.engine import decided, learning_rate, make_average, make_optimizer
 from pancreas_seg.training.trainer import train
 
 CONFIG = Config().changed(
@@ -94,6 +94,31 @@ def test_each_round_has_samples_of_its_own(cohort, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(SampleDataset, "_case_at", note)
     train(cohort, tmp_path / "run", CONFIG, device="cpu")
     assert sorted(seen) == list(range(16))  # two rounds of four steps of two samples
+
+
+def test_the_running_average_is_what_is_saved(cohort, tmp_path) -> None:
+    config = CONFIG.with_settings(["train.average_decay=0.9", "train.steps=8", "train.validate_every=4"])
+    train(cohort, tmp_path, config, fold=0)
+    tensors, _, _ = load_tensors(tmp_path / "checkpoint.safetensors")
+    saved = load_weights(tmp_path / "last.safetensors").state
+    moved = 0
+    for name, value in saved.items():
+        torch.testing.assert_close(value, tensors[f"average.module.{name}"])
+        moved += int(not torch.equal(value, tensors[f"network.{name}"]))
+    assert int(tensors["average.n_averaged"]) == 8
+    assert moved > len(saved) / 2
+
+
+def test_the_running_average_is_the_definition() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = make_average(network, CONFIG.with_settings(["train.average_decay=0.75"]).train)
+    expected = None
+    for value in (1.0, 5.0, -3.0):
+        torch.nn.init.constant_(network.weight, value)
+        average.update_parameters(network)
+        expected = value if expected is None else 0.75 * expected + 0.25 * value
+    assert average.module.weight.item() == pytest.approx(expected)
+    assert make_average(network, CONFIG.train) is None
 
 
 def test_best_is_the_round_with_the_best_validation(cohort, tmp_path, monkeypatch) -> None:
@@ -222,7 +247,7 @@ def test_class_dice_is_the_definition() -> None:
     right = []
     for _ in range(3):
         prediction, label = rng.integers(0, 3, (2, 1, 1, 4, 5, 6))
-        metric.update((torch.from_numpy(prediction), torch.from_numpy(label)))
+        metric.update((torch.from_numpy(prediction), torch.from_numpy(label), torch.ones(1, 3, dtype=torch.bool)))
         right.append((prediction == label).mean())
         for c, values in dice.items():
             values.append(2 * ((prediction == c) & (label == c)).sum() / ((prediction == c).sum() + (label == c).sum()))
@@ -235,9 +260,20 @@ def test_class_dice_is_the_definition() -> None:
 def test_a_class_that_is_in_neither_counts_for_nothing() -> None:
     metric = ClassDice(2, ("a",), ("a",))
     empty = torch.zeros(1, 1, 2, 2, 2, dtype=torch.int64)
-    metric.update((empty, empty))
+    both = torch.ones(1, 2, dtype=torch.bool)
+    metric.update((empty, empty, both))
     assert math.isnan(metric.compute())
     full = torch.ones_like(empty)
-    metric.update((full, empty))
-    metric.update((full, full))
+    metric.update((full, empty, both))
+    metric.update((full, full, both))
     assert metric.compute() == pytest.approx(0.5)
+
+
+def test_validation_leaves_out_unlabelled_classes_and_ignored_voxels() -> None:
+    metric = ClassDice(3, ("a", "b"), ("a",))
+    label = torch.tensor([1, 1, 0, 255, 255, 0]).reshape(1, 1, 6)
+    prediction = torch.tensor([1, 2, 0, 1, 2, 2]).reshape(1, 1, 6)
+    metric.update((prediction, label, torch.tensor([[True, True, False]])))
+    assert metric.compute() == pytest.approx(2 * 1 / (2 + 1))
+    assert math.isnan(metric.per_class()["b"])
+    assert metric.accuracy() == pytest.approx(2 / 4)
