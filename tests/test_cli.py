@@ -213,3 +213,37 @@ def test_weights_pack(weights, tmp_path, capsys) -> None:
     assert (text.count("\nfine network: pancreas"), text.count("\ncoarse network: pancreas")) == (2, 1)
     assert text.count("note: untrained") == text.count("[network]") == 3
     assert main(["weights", "pack", "--fine", str(packed), "--out", str(packed)]) == 2
+
+
+def test_segment_with_packed_weights_several_files_and_none(weights, ct, tmp_path, capsys) -> None:
+    """The untrained network sees pancreas everywhere, so that its box is not believed."""
+    packed, out = tmp_path / "packed.safetensors", tmp_path / "out"
+    assert main(["weights", "pack", "--fine", str(weights), "--coarse", str(weights), "--out", str(packed)]) == 0
+
+    def facts(*arguments: object) -> dict:
+        assert _segment(ct, "--out", out, "--weights", *arguments) == 0
+        return json.loads((out / "ct" / "result.json").read_text())
+
+    small = ("--set", "infer.coarse_volume_ml=[0, 10]")
+    auto = facts(packed, *small)
+    assert (auto["mode"], auto["reasons"][0]["code"]) == ("full", "result.coarse_too_large")
+    assert facts(packed, *small, "--set", "infer.fallback=none")["volume_ml"] == {"pancreas": 0.0}
+    assert facts(packed, "--mode", "cascade")["mode"] == "cascade"
+    assert facts(packed, "--mode", "full")["cascade"] is None
+    assert len(facts(weights, packed, "--mode", "full")["weights"]["files"]) == 2
+    capsys.readouterr()
+    assert _segment(ct, "--out", out, "--weights", weights, "--mode", "cascade") == 2
+    assert "config.no_coarse" in capsys.readouterr().err
+    assert _segment(ct, "--out", out, "--weights", tmp_path) == 2
+    assert "weights.no_best" in capsys.readouterr().err
+
+
+def test_segment_without_weights_takes_the_starter(weights, ct, tmp_path, capsys, monkeypatch) -> None:
+    from importlib import resources
+
+    monkeypatch.setattr(resources, "files", lambda _: tmp_path)
+    assert _segment(ct, "--out", tmp_path / "out") == 2
+    assert "weights.no_starter" in capsys.readouterr().err
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "starter.safetensors").write_bytes(weights.read_bytes())
+    assert _segment(ct, "--out", tmp_path / "out") == 0

@@ -74,7 +74,14 @@ def _add_segment(commands: Any) -> None:
         "input", type=Path, nargs="+", metavar="INPUT", help="CT file (.nii .nii.gz .nrrd .mha), folder, or manifest"
     )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder per case")
-    verb.add_argument("--weights", type=Path, required=True, metavar="FILE", help="as `train` writes them")
+    verb.add_argument(
+        "--weights",
+        nargs="+",
+        default=["starter"],
+        metavar="FILE",
+        help="weights files, or folders of trainings, to be averaged; default: starter, those of this package",
+    )
+    verb.add_argument("--mode", choices=("auto", "cascade", "full"), help="short for --set infer.mode=...")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
     verb.add_argument("--preview", action="store_true", help="write preview.png too")

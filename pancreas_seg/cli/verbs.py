@@ -27,7 +27,8 @@ def segment(options: argparse.Namespace) -> int:
 
     cases = find_cases(options.input)
     _only_sections(options.settings, ("infer", "clean"))
-    segmenter = Segmenter.from_weights(options.weights, options.device, tuple(options.settings))
+    mode = [f"infer.mode={options.mode}"] if options.mode else []
+    segmenter = Segmenter.from_weights(options.weights, options.device, (*options.settings, *mode))
 
     def saved(case: CaseInput, result: Segmentation, written: list[Path]) -> None:
         if options.preview:
@@ -65,16 +66,19 @@ def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:
 
 
 def _bar(title: str, unit: str) -> Callable[[int, int], None]:
-    """A progress bar on stderr, called with steps done and in all; silent where stderr is no terminal."""
+    """Progress bars on stderr, called with steps done and in all, one after the other; silent if that's no terminal."""
     from tqdm import tqdm
 
-    bar = tqdm(desc=title, unit=unit, disable=None, file=sys.stderr, leave=False)
+    bar: Any = None
 
     def show(done: int, total: int) -> None:
-        bar.total = total
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc=title, unit=unit, total=total, disable=None, file=sys.stderr, leave=False)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()
+            bar = None
 
     return show
 

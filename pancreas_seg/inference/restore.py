@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,13 +38,12 @@ def restore_mask(
     if core is None:
         return mask, None
     source_box = core.grown((2, 2, 2), model.shape)
-    target_box = _covering(model, core.grown((1, 1, 1), model.shape), target)
+    target_box = covering(model, core.grown((1, 1, 1), model.shape), target)
     if min(target_box.shape) < 1:
         return mask, None
     source, crop = model.crop(source_box), target.crop(target_box)
     channels = [resample(channel[source_box.slices], source, crop, "linear", fill=None) for channel in probabilities]
-    stacked = np.stack([1.0 - np.sum(channels, axis=0), *channels])
-    part = stacked.argmax(axis=0).astype(np.uint8)
+    part = decided(channels)
     mask[target_box.slices] = part
     inner = Box.around(part > 0)
     if inner is None:
@@ -50,12 +51,17 @@ def restore_mask(
     return mask, _shifted(inner, target_box.start)
 
 
+def decided(probabilities: NDArray[np.float32] | Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
+    """The most probable of K classes, (K, I, J, K'): k + 1, or 0 where the rest, 1 - Σ p_k, is at least as probable."""
+    return np.stack([1.0 - np.sum(probabilities, axis=0), *probabilities]).argmax(axis=0).astype(np.uint8)
+
+
 def restore_probability(probability: NDArray[np.float32], model: Geometry, target: Geometry) -> NDArray[np.float32]:
     """One channel, (I, J, K) on the model grid, interpolated onto the whole target grid."""
     return np.asarray(resample(probability, model, target, "linear", fill=None), dtype=np.float32)
 
 
-def _covering(source: Geometry, box: Box, target: Geometry) -> Box:
+def covering(source: Geometry, box: Box, target: Geometry) -> Box:
     """Target voxels whose centres lie in a box of source voxels (its outer faces included)."""
     corners = [[(box.start[a] - 0.5, box.stop[a] - 0.5)[b] for a, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)]
     index = target.index(source.world(corners))

@@ -7,8 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,18 +19,21 @@ from torch import nn
 
 from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
-from pancreas_seg.data.transforms import model_input
+from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Box
-from pancreas_seg.inference.clean import clean_mask
+from pancreas_seg.inference.cascade import Found, find
 from pancreas_seg.inference.quality import Reason, Verdict, assess
-from pancreas_seg.inference.restore import restore_mask, restore_probability
+from pancreas_seg.inference.restore import restore_probability
+from pancreas_seg.inference.stage import Pass, Stage, fine_pass, timed, whole
 from pancreas_seg.io import Scan, replacing, write_image, write_mask
-from pancreas_seg.network.precision import choose_device, choose_precision
-from pancreas_seg.network.weights import load_weights
-from pancreas_seg.network.windows import Progress, predict_probabilities
+from pancreas_seg.network.precision import choose_device
+from pancreas_seg.network.stages import load_ensemble
+from pancreas_seg.network.windows import Progress
 
 RESULT_SCHEMA = "pancreas-seg-result-1"
 NOT_A_DEVICE = "Research software, not a medical device; not for diagnosis or treatment."
+
+_FOR_COARSE_TOO = ("infer.precision", "infer.window_batch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,40 +117,81 @@ class Segmentation:
 
 @dataclass(eq=False)
 class Segmenter:
-    """A network that is ready to segment.
+    """Networks that are ready to segment.
 
     Parameters
     ----------
-    network : Module
-        Gives logits (N, 1 + classes, *S).
+    network : Module, or sequence of Module
+        Gives logits (N, 1 + classes, *S). The class probabilities of several are averaged.
     config : Config
     weights_sha256 : str
+        What tells these networks from others.
     device : str
         "auto", "cpu" or "cuda".
+    coarse : tuple of Module and Config, optional
+        The network that tells where to look, and its configuration.
+    weights_files : tuple of str
+        SHA-256 of each weights file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device, or ``infer.mode`` is "cascade" without a coarse network.
     """
 
-    network: nn.Module
+    network: nn.Module | Sequence[nn.Module]
     config: Config
     weights_sha256: str = ""
     device: str = "auto"
-    _device: torch.device = field(init=False)
+    coarse: tuple[nn.Module, Config] | None = None
+    weights_files: tuple[str, ...] = ()
+    _fine: Stage = field(init=False)
+    _coarse: Stage | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._device = choose_device(self.device)
-        self.precision = choose_precision(self.config.infer.precision, self._device)
-        layout = torch.channels_last if self.config.network.spatial_dims == 2 else torch.channels_last_3d
-        self.network = self.network.eval().to(self._device).to(memory_format=layout)  # type: ignore[call-overload]
+        device = choose_device(self.device)
+        networks = (self.network,) if isinstance(self.network, nn.Module) else tuple(self.network)
+        self._fine = Stage(networks, self.config, device)
+        if self.config.infer.mode == "cascade" and self.coarse is None:
+            raise ConfigError(
+                "config.no_coarse",
+                where="infer.mode",
+                found="cascade, but no coarse network in the weights",
+                expected="weights with one",
+                advice="Use infer.mode auto or full, or pack a coarse network with `pancreas-seg weights pack`.",
+            )
+        if self.coarse is not None and self.config.infer.mode != "full":
+            self._coarse = Stage((self.coarse[0],), self.coarse[1], device)
 
     @classmethod
-    def from_weights(cls, path: str | Path, device: str = "auto", settings: tuple[str, ...] = ()) -> Self:
-        """Load a weights file; ``settings`` are "section.key=value" strings for the infer and clean sections.
+    def from_weights(
+        cls, path: str | Path | Sequence[str | Path], device: str = "auto", settings: tuple[str, ...] = ()
+    ) -> Self:
+        """Load weights.
+
+        Parameters
+        ----------
+        path : path, or sequence of paths
+            A weights file of one network or a packed one, the folder of a training, or "starter" for the weights that
+            ship with the package. Fine networks of several are averaged.
+        device : str
+            "auto", "cpu" or "cuda".
+        settings : tuple of str
+            "section.key=value" for the infer and clean sections of the fine networks; infer.precision and
+            infer.window_batch hold for the coarse network, too.
 
         Raises
         ------
         WeightsError, ConfigError
         """
-        weights = load_weights(path)
-        return cls(weights.network(), weights.config.with_settings(settings), weights.sha256, device)
+        stages = load_ensemble(path)
+        coarse = None
+        if stages.coarse is not None:
+            both = [setting for setting in settings if setting.partition("=")[0].strip() in _FOR_COARSE_TOO]
+            coarse = stages.coarse.network(), stages.coarse.config.with_settings(both)
+        config = stages.fine[0].config.with_settings(settings)
+        networks = [weights.network() for weights in stages.fine]
+        return cls(networks, config, stages.sha256, device, coarse, stages.files)
 
     def segment(self, scan: Scan, probability: bool = False, progress: Progress | None = None) -> Segmentation:
         """Segment a CT.
@@ -157,48 +200,45 @@ class Segmenter:
         ----------
         scan : Scan
         probability : bool
-            Whether to keep the first label's probability on the scan's grid.
+            Whether to keep the first label's probability on the scan's grid; 0 outside a cascade's box.
         progress : callable, optional
-            Called with windows done and windows in all.
+            Called with windows done and windows in all, of each pass over the CT or a box of it.
         """
-        config, timings = self.config, dict[str, float]()
-        classes = [1 + config.data.classes.index(name) for name in config.infer.output]
-        with _timed(timings, "preprocess"):
-            image, model = model_input(scan, config)
-        with _timed(timings, "network"):
-            probabilities = predict_probabilities(
-                self.network, image, config, classes, self.precision, progress
-            ).numpy()
-        with _timed(timings, "restore"):
-            mask, box = restore_mask(probabilities, model, scan.geometry)
-            on_scan = restore_probability(probabilities[0], model, scan.geometry) if probability else None
-        with _timed(timings, "clean"):
-            if box is not None:
-                mask[box.slices] = clean_mask(mask[box.slices], scan.geometry.voxel_ml, config.clean)
-        with _timed(timings, "assess"):
-            verdict, reasons = assess(scan.image, mask, config.infer.output[0])
-            volumes, means = _measured(scan, mask, config.infer.output)
+        names, timings = self.config.infer.output, dict[str, float]()
+        found = self._find(scan, timings, progress)
+        with timed(timings, "restore"):
+            mask = _on_grid_of(scan, found.fine, lambda fine: fine.mask, np.uint8)
+            on_scan = _on_grid_of(scan, found.fine, _probability, np.float32) if probability else None
+        with timed(timings, "assess"):
+            verdict, reasons = assess(scan.image, mask, names[0])
+            volumes, means = _measured(scan, mask, names)
         return Segmentation(
             scan=scan,
             mask=mask,
-            labels=dict(enumerate(config.infer.output, start=1)),
+            labels=dict(enumerate(names, start=1)),
             volume_ml=volumes,
             mean_hu=means,
             box=Box.around(mask == 1),
-            verdict=verdict,
-            reasons=reasons,
+            verdict="review" if found.reasons else verdict,
+            reasons=[*found.reasons, *reasons],
             timings_s=timings,
-            provenance=self._provenance(),
+            provenance=self._provenance(found),
             probability=on_scan,
         )
 
-    def _provenance(self) -> dict[str, Any]:
+    def _find(self, scan: Scan, timings: dict[str, float], progress: Progress | None) -> Found:
+        if self._coarse is not None:
+            return find(self._fine, self._coarse, scan, timings, progress)
+        return Found(fine_pass(self._fine, scan, whole(scan), timings, progress), "full", [], None)
+
+    def _provenance(self, found: Found) -> dict[str, Any]:
         return {
-            "weights": {"sha256": self.weights_sha256},
+            "weights": {"sha256": self.weights_sha256, "files": list(self.weights_files or (self.weights_sha256,))},
             "config_fingerprint": self.config.fingerprint(),
-            "mode": self.config.infer.mode,
-            "device": self._device.type,
-            "precision": self.precision,
+            "mode": found.mode,
+            "cascade": found.facts,
+            "device": self._fine.device.type,
+            "precision": self._fine.precision,
             "versions": {
                 "pancreas_seg": __version__,
                 "python": platform.python_version(),
@@ -206,6 +246,22 @@ class Segmenter:
                 "numpy": np.__version__,
             },
         }
+
+
+def _on_grid_of(
+    scan: Scan, fine: Pass | None, values: Callable[[Pass], NDArray[Any]], dtype: type[np.generic]
+) -> NDArray[Any]:
+    """What a pass says of its box, as an (I, J, K) array on the whole CT's grid; 0 outside."""
+    if fine is not None and fine.box == whole(scan):
+        return values(fine)
+    out = np.zeros(scan.geometry.shape, dtype=dtype)
+    if fine is not None:
+        out[fine.box.slices] = values(fine)
+    return out
+
+
+def _probability(fine: Pass) -> NDArray[np.float32]:
+    return restore_probability(fine.prediction.probabilities[0], fine.prediction.model, fine.scan.geometry)
 
 
 def _measured(scan: Scan, mask: NDArray[np.uint8], names: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
@@ -220,13 +276,6 @@ def _measured(scan: Scan, mask: NDArray[np.uint8], names: tuple[str, ...]) -> tu
             if values.size:
                 means[name] = float(values.mean(dtype=np.float64))
     return volumes, means
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Any:
-    start = time.perf_counter()
-    yield
-    timings[name] = time.perf_counter() - start
 
 
 def _peak_memory_gb() -> float:

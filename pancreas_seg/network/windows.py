@@ -20,7 +20,7 @@ _SLICES_AT_ONCE = 8
 
 
 def predict_probabilities(
-    network: nn.Module,
+    network: nn.Module | Sequence[nn.Module],
     image: Tensor,
     config: Config,
     classes: Sequence[int],
@@ -31,8 +31,9 @@ def predict_probabilities(
 
     Parameters
     ----------
-    network : Module
-        Gives logits (N, C, *S) in evaluation mode; on the device to compute on.
+    network : Module, or sequence of Module
+        Gives logits (N, C, *S) in evaluation mode; on the device to compute on. The probabilities of several are
+        averaged.
     image : (1, I, J, K) float32 tensor
         In 0..1 on the model grid.
     config : Config
@@ -45,24 +46,44 @@ def predict_probabilities(
     -------
     (K, I, J, K') float32 tensor, on the CPU
     """
-    device = next(network.parameters(), torch.empty(0)).device
+    networks = (network,) if isinstance(network, nn.Module) else tuple(network)
+
+    def probabilities(batch: Tensor) -> Tensor:
+        found = []
+        for one in networks:
+            with autocast(precision, batch.device):
+                logits = one(batch)
+            found.append(torch.softmax(logits.float(), dim=1)[:, list(classes)])
+        return torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
+
+    return _swept(probabilities, networks, image, config, progress)
+
+
+def _swept(
+    predictor: Callable[[Tensor], Tensor],
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    config: Config,
+    progress: Progress | None,
+) -> Tensor:
+    """What a predictor gives for a volume's windows (N, C, *S), blended: (K, I, J, K') float32 on the CPU."""
+    device = next(networks[0].parameters(), torch.empty(0)).device
     slices = config.network.spatial_dims == 2
+    layout = torch.channels_last if slices else torch.channels_last_3d
     total = count_windows(image.shape[1:], config)
     done = 0
 
-    def predictor(batch: Tensor) -> Tensor:
+    def counted(batch: Tensor) -> Tensor:
         nonlocal done
-        layout = torch.channels_last if slices else torch.channels_last_3d
-        with autocast(precision, device):
-            logits = network(batch.contiguous(memory_format=layout))
+        out = predictor(batch.contiguous(memory_format=layout))
         done += len(batch)
         if progress is not None:
             progress(min(done, total), total)
-        return torch.softmax(logits.float(), dim=1)[:, list(classes)]
+        return out
 
     volume = neighbour_channels(image, config.data.neighbour_slices) if slices else image
     with torch.inference_mode():
-        out = _inferer(config, device)(volume[None], predictor)
+        out = _inferer(config, device)(volume[None], counted)
     return torch.as_tensor(out)[0].float().cpu()
 
 

@@ -1,0 +1,159 @@
+"""One pass of a stage's networks over a CT, or over a box of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pancreas_seg.config import Config
+from pancreas_seg.data.transforms import model_input
+from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.inference.clean import clean_mask
+from pancreas_seg.inference.restore import restore_mask
+from pancreas_seg.io import Scan
+from pancreas_seg.network.precision import Precision, choose_precision
+from pancreas_seg.network.windows import Progress, predict_probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A CT as the network sees it, and what the network says.
+
+    Parameters
+    ----------
+    image : (1, I, J, K) float32 tensor
+        On the model grid, in 0..1.
+    model : Geometry
+        The model grid.
+    probabilities : (C, I, J, K) float32 array
+        Of the classes that were asked for, averaged over the stage's networks.
+    """
+
+    image: Tensor
+    model: Geometry
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What the fine stage found in a box of a CT.
+
+    Parameters
+    ----------
+    box : Box
+        Voxels of the CT.
+    scan : Scan
+        The CT inside the box.
+    prediction : Prediction
+        For ``scan``.
+    mask : (I, J, K) uint8 array
+        On ``scan``'s grid, cleaned; values as `Segmentation` has them.
+    """
+
+    box: Box
+    scan: Scan
+    prediction: Prediction
+    mask: NDArray[np.uint8]
+
+
+@dataclass(eq=False)
+class Stage:
+    """Networks that see the same data, ready to run; their class probabilities are averaged.
+
+    Parameters
+    ----------
+    networks : tuple of Module
+        Each gives logits (N, 1 + classes, *S).
+    config : Config
+    device : torch.device
+    """
+
+    networks: tuple[nn.Module, ...]
+    config: Config
+    device: torch.device
+    precision: Precision = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.precision = choose_precision(self.config.infer.precision, self.device)
+        layout = torch.channels_last if self.config.network.spatial_dims == 2 else torch.channels_last_3d
+        self.networks = tuple(
+            network.eval().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
+            for network in self.networks
+        )
+
+    def predict(
+        self,
+        scan: Scan,
+        names: Sequence[str],
+        timings: dict[str, float],
+        prefix: str = "",
+        progress: Progress | None = None,
+    ) -> Prediction:
+        """Preprocess a CT and give the probabilities of the named classes.
+
+        Seconds are added to ``timings`` under "preprocess" and "network" with the prefix in front.
+        """
+        classes = [1 + self.config.data.classes.index(name) for name in names]
+        with timed(timings, f"{prefix}preprocess"):
+            image, model = model_input(scan, self.config)
+        with timed(timings, f"{prefix}network"):
+            found = predict_probabilities(self.networks, image, self.config, classes, self.precision, progress)
+        return Prediction(image, model, found.numpy())
+
+
+def fine_pass(stage: Stage, scan: Scan, box: Box, timings: dict[str, float], progress: Progress | None = None) -> Pass:
+    """Segment a box of a CT: preprocess, predict, restore and clean, all on the box alone."""
+    config = stage.config
+    part = cropped(scan, box)
+    prediction = stage.predict(part, config.infer.output, timings, progress=progress)
+    with timed(timings, "restore"):
+        mask, inner = restore_mask(prediction.probabilities, prediction.model, part.geometry)
+    with timed(timings, "clean"):
+        if inner is not None:
+            mask[inner.slices] = clean_mask(mask[inner.slices], part.geometry.voxel_ml, config.clean)
+    return Pass(box, part, prediction, mask)
+
+
+def whole(scan: Scan) -> Box:
+    """The box of all voxels of a CT."""
+    return Box((0, 0, 0), scan.geometry.shape)
+
+
+def cropped(scan: Scan, box: Box) -> Scan:
+    """The part of a CT inside a box, on its own grid."""
+    if box == whole(scan):
+        return scan
+    return replace(scan, image=scan.image[box.slices], geometry=scan.geometry.crop(box), nifti_header=None)
+
+
+def rim_voxels(config: Config, geometry: Geometry) -> tuple[int, int, int]:
+    """Voxels of a CT, along each of its axes, in which the end of a crop makes itself felt.
+
+    Two voxels of the model grid (resampling to it and back), one of the CT, and in 2D the neighbouring slices.
+    """
+    rim = [0, 0, 0]
+    for world, (axis, _) in enumerate(geometry.ras_axes):
+        steps = 2 + (config.data.neighbour_slices if world == 2 else 0)
+        rim[axis] = 1 + whole_voxels(steps * config.data.spacing_mm[world], geometry.spacing_mm[axis])
+    return rim[0], rim[1], rim[2]
+
+
+def whole_voxels(mm: float, spacing_mm: float) -> int:
+    """How many voxels reach at least a distance, but for a thousandth, since spacings are rounded in files."""
+    return math.ceil(mm / spacing_mm - 1e-3)
+
+
+@contextmanager
+def timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds that the block takes to ``timings[name]``."""
+    start = time.perf_counter()
+    yield
+    timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
