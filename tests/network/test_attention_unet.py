@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pancreas_seg.config import Config, load_preset, preset_names
-from pancreas_seg.network.attention_unet import AttentionGate, AttentionUNet
+from pancreas_seg.network.attention_unet import AttentionGate, AttentionUNet, UpBlock
 from pancreas_seg.network.weights import load_weights, save_weights
 
 SMALL = (4, 6, 8)
@@ -131,13 +131,8 @@ def test_coefficients_scale_what_passes_the_skip() -> None:
         network.down[0][0].weight.mul_(1.0)
         skipless = network.head(
             network.up[0](
-                torch.cat(
-                    [
-                        network.gates["0"].output(torch.zeros(1, 4, 8, 8)),
-                        nn.functional.interpolate(bottom, scale_factor=2, mode="bilinear", align_corners=False),
-                    ],
-                    dim=1,
-                )
+                network.gates["0"].output(torch.zeros(1, 4, 8, 8)),
+                nn.functional.interpolate(bottom, scale_factor=2, mode="bilinear", align_corners=False),
             )
         )
     torch.testing.assert_close(closed, skipless)
@@ -218,3 +213,12 @@ def test_every_preset_builds_its_network(name: str) -> None:
     assert bool(network.side_heads) == config.network.deep_supervision
     multiple = 1 << network.depth
     assert all(n % multiple == 0 for n in config.data.patch_size), "a patch that needs padding wastes work"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_an_up_block_is_a_block_of_the_concatenation(dims: int) -> None:
+    torch.manual_seed(0)
+    block = UpBlock(dims, 3 + 5, 4, 2, "batch")
+    a, b = torch.randn(2, 3, *[6] * dims), torch.randn(2, 5, *[6] * dims)
+    plain = torch.nn.Sequential(*block)
+    torch.testing.assert_close(block(a, b), plain(torch.cat([a, b], dim=1)), atol=1e-5, rtol=1e-5)
