@@ -81,7 +81,7 @@ def test_an_output_that_cannot_be_written_is_exit_code_2(weights, ct, tmp_path, 
 def test_a_single_bug_is_exit_code_1(weights, ct, tmp_path, monkeypatch) -> None:
     from pancreas_seg.inference.segmenter import Segmenter
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("bug")
 
     monkeypatch.setattr(Segmenter, "segment", fail)
@@ -91,7 +91,7 @@ def test_a_single_bug_is_exit_code_1(weights, ct, tmp_path, monkeypatch) -> None
 def test_interrupting_is_exit_code_130(weights, ct, tmp_path, monkeypatch) -> None:
     from pancreas_seg.inference.segmenter import Segmenter
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Segmenter, "segment", interrupt)
@@ -247,3 +247,17 @@ def test_segment_without_weights_takes_the_starter(weights, ct, tmp_path, capsys
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "starter.safetensors").write_bytes(weights.read_bytes())
     assert _segment(ct, "--out", tmp_path / "out") == 0
+
+
+def test_segment_with_attention(ct, tmp_path, capsys) -> None:
+    config = Config().changed({"data": {"patch_size": [16, 16, 16]}, "network": {"channels": [4, 4, 4]}})
+    for name, changed in (("with", config), ("without", config.changed({"network": {"gate": "none"}}))):
+        save_weights(tmp_path / name, AttentionUNet.from_config(changed), changed)
+    out = tmp_path / "out"
+    assert _segment(ct, "--weights", tmp_path / "without", "--out", out, "--attention") == 2
+    assert "config.no_gates" in capsys.readouterr().err
+    assert _segment(ct, "--weights", tmp_path / "with", "--out", out, "--attention") == 0
+    assert nib.load(out / "ct" / "attention.nii.gz").shape == (20, 18, 12, 1)
+    stamp = (out / "ct" / "attention.nii.gz").stat().st_mtime_ns
+    assert _segment(ct, "--weights", tmp_path / "with", "--out", out, "--attention", "--resume") == 0
+    assert (out / "ct" / "attention.nii.gz").stat().st_mtime_ns == stamp

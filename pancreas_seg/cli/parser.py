@@ -91,6 +91,7 @@ def _add_segment(commands: Any) -> None:
 
 
 def _add_train(commands: Any) -> None:
+    verb.add_argument("--attention", action="store_true", help="write attention.nii.gz too")
     verb = commands.add_parser("train", help="train the network with labelled CTs")
     verb.add_argument("--data", type=Path, required=True, metavar="MANIFEST")
     verb.add_argument("--root", type=Path, metavar="DIR", help="folder that the manifest's relative paths start from")

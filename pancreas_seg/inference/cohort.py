@@ -8,15 +8,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.errors import ConfigError, InputError, PancreasSegError
 from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
-from pancreas_seg.io import IMAGE_SUFFIXES, case_name, read_ct, remove_unfinished, replacing
+from pancreas_seg.io import IMAGE_SUFFIXES, Scan, case_name, read_ct, remove_unfinished, replacing
 from pancreas_seg.network.windows import Progress
 
-EXTRA_OUTPUTS = ("probability.nii.gz", "preview.png")
+EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png")
 """Files that a case has only if they are asked for."""
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def segment_cases(
     out: Path,
     *,
     probability: bool = False,
+    attention: bool = False,
     resume: bool = False,
     expected: Sequence[str] = (),
     on_progress: Callable[[str], Progress | None] | None = None,
@@ -105,6 +107,8 @@ def segment_cases(
     out : Path
     probability : bool
         Whether to write probability.nii.gz as well.
+    attention : bool
+        Whether to write attention.nii.gz as well.
     resume : bool
         Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
     expected : sequence of str
@@ -118,23 +122,29 @@ def segment_cases(
     -------
     list of CaseOutcome
         In the order of the cases.
+
+    Raises
+    ------
+    ConfigError
+        If attention is asked for and the networks have no gates, or not the same.
     """
+    if attention:
+        segmenter.attention_levels()
     outcomes: list[CaseOutcome] = []
     for case in cases:
-        outcomes.append(
-            _one_case(segmenter, case, out, probability, expected if resume else None, on_progress, on_saved)
-        )
+        progress = on_progress(case.case) if on_progress else None
+        run = partial(segmenter.segment, probability=probability, progress=progress, attention=attention)
+        outcomes.append(_one_case(segmenter, run, case, out, expected if resume else None, on_saved))
         _write_summary(out / "summary.csv", outcomes)
     return outcomes
 
 
 def _one_case(
     segmenter: Segmenter,
+    segment: Callable[[Scan], Segmentation],
     case: CaseInput,
     out: Path,
-    probability: bool,
     resume_with: Sequence[str] | None,
-    on_progress: Callable[[str], Progress | None] | None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None,
 ) -> CaseOutcome:
     start = time.perf_counter()
@@ -147,7 +157,7 @@ def _one_case(
             earlier = _earlier_outcome(folder, case.case, scan.sha256, segmenter)
             if earlier is not None:
                 return earlier
-        result = segmenter.segment(scan, probability, on_progress(case.case) if on_progress else None)
+        result = segment(scan)
         result.timings_s["read"] = read_s
         _remove_outputs(folder)
         written = result.save(folder)

@@ -60,6 +60,10 @@ class Segmentation:
         Versions, weights, configuration, device.
     probability : (I, J, K) float32 array or None
         Of the first label, if it was asked for.
+    attention : (I, J, K, L) uint8 array or None
+        If it was asked for: attention coefficients in 255ths, one volume for each of the L ``attention_levels``.
+    attention_levels : tuple of int
+        Levels of the network that have a gate, finest (0: the model grid's resolution) first.
     """
 
     scan: Scan
@@ -73,14 +77,25 @@ class Segmentation:
     timings_s: dict[str, float]
     provenance: Mapping[str, Any]
     probability: NDArray[np.float32] | None = None
+    attention: NDArray[np.uint8] | None = None
+    attention_levels: tuple[int, ...] = ()
 
     def save(self, folder: Path) -> list[Path]:
-        """Write mask.nii.gz, probability.nii.gz if there is one, and last result.json; the paths written."""
+        """Write mask.nii.gz, probability.nii.gz and attention.nii.gz if there are such, and last result.json.
+
+        Returns
+        -------
+        list of Path
+            What was written.
+        """
         start = time.perf_counter()
         written = [write_mask(folder / "mask.nii.gz", self.mask, self.scan, self._description())]
         if self.probability is not None:
             path = folder / "probability.nii.gz"
             written.append(write_image(path, self.probability, self.scan, self._description()))
+        if self.attention is not None:
+            path = folder / "attention.nii.gz"
+            written.append(write_image(path, self.attention, self.scan, self._description(), scale=1 / 255))
         self.timings_s["write"] = time.perf_counter() - start
         with replacing(folder / "result.json") as temporary:
             temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -105,6 +120,7 @@ class Segmentation:
                 "spacing_mm": [round(v, 6) for v in geometry.spacing_mm],
                 "orientation": geometry.orientation,
             },
+            **({"attention_levels": list(self.attention_levels)} if self.attention is not None else {}),
             **self.provenance,
             "timings_s": {name: round(v, 3) for name, v in self.timings_s.items()},
             "peak_memory_gb": round(_peak_memory_gb(), 3),
@@ -193,7 +209,19 @@ class Segmenter:
         networks = [weights.network() for weights in stages.fine]
         return cls(networks, config, stages.sha256, device, coarse, stages.files)
 
-    def segment(self, scan: Scan, probability: bool = False, progress: Progress | None = None) -> Segmentation:
+    def attention_levels(self) -> tuple[int, ...]:
+        """Levels of the fine networks that have a gate, finest (0) first.
+
+        Raises
+        ------
+        ConfigError
+            If there are none, or not the same in all networks.
+        """
+        return self._fine.attention_levels()
+
+    def segment(
+        self, scan: Scan, probability: bool = False, progress: Progress | None = None, attention: bool = False
+    ) -> Segmentation:
         """Segment a CT.
 
         Parameters
@@ -203,12 +231,21 @@ class Segmenter:
             Whether to keep the first label's probability on the scan's grid; 0 outside a cascade's box.
         progress : callable, optional
             Called with windows done and windows in all, of each pass over the CT or a box of it.
+        attention : bool
+            Whether to keep the attention coefficients on the scan's grid; 0 outside a cascade's box.
+
+        Raises
+        ------
+        ConfigError
+            If attention is asked for and the networks have no gates, or not the same.
         """
         names, timings = self.config.infer.output, dict[str, float]()
+        levels = self.attention_levels() if attention else ()
         found = self._find(scan, timings, progress)
         with timed(timings, "restore"):
             mask = _on_grid_of(scan, found.fine, lambda fine: fine.mask, np.uint8)
             on_scan = _on_grid_of(scan, found.fine, _probability, np.float32) if probability else None
+        maps = self._attention(scan, found.fine, len(levels), timings, progress) if attention else None
         with timed(timings, "assess"):
             verdict, reasons = assess(scan.image, mask, names[0])
             volumes, means = _measured(scan, mask, names)
@@ -224,12 +261,27 @@ class Segmenter:
             timings_s=timings,
             provenance=self._provenance(found),
             probability=on_scan,
+            attention=maps,
+            attention_levels=levels,
         )
 
     def _find(self, scan: Scan, timings: dict[str, float], progress: Progress | None) -> Found:
         if self._coarse is not None:
             return find(self._fine, self._coarse, scan, timings, progress)
         return Found(fine_pass(self._fine, scan, whole(scan), timings, progress), "full", [], None)
+
+    def _attention(
+        self, scan: Scan, fine: Pass | None, n_levels: int, timings: dict[str, float], progress: Progress | None
+    ) -> NDArray[np.uint8]:
+        out = np.zeros((*scan.geometry.shape, n_levels), dtype=np.uint8, order="F")
+        if fine is None:
+            return out
+        with timed(timings, "attention"):
+            maps = self._fine.attention(fine.prediction.image, progress)
+            for n, level in enumerate(maps):
+                on_box = restore_probability(level, fine.prediction.model, fine.scan.geometry)
+                out[(*fine.box.slices, n)] = np.rint(255 * on_box)
+        return out
 
     def _provenance(self, found: Found) -> dict[str, Any]:
         return {

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from pancreas_seg.config import Config
 from pancreas_seg.data.transforms import model_input
+from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.inference.clean import clean_mask
 from pancreas_seg.inference.restore import restore_mask
 from pancreas_seg.io import Scan
 from pancreas_seg.network.precision import Precision, choose_precision
-from pancreas_seg.network.windows import Progress, predict_probabilities
+from pancreas_seg.network.windows import Progress, gate_levels, predict_attention, predict_probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +108,34 @@ class Stage:
         with timed(timings, f"{prefix}network"):
             found = predict_probabilities(self.networks, image, self.config, classes, self.precision, progress)
         return Prediction(image, model, found.numpy())
+
+    def attention(self, image: Tensor, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Attention coefficients (L, I, J, K) of a preprocessed image, see `predict_attention`."""
+        return predict_attention(self.networks, image, self.config, self.precision, progress).numpy()
+
+    def attention_levels(self) -> tuple[int, ...]:
+        """Levels that have a gate, finest (0) first.
+
+        Raises
+        ------
+        ConfigError
+            If there are none, or not the same in all networks.
+        """
+        levels = sorted({gate_levels(network) for network in self.networks})
+        if levels == [()]:
+            shape = self.config.network
+            code, found = "config.no_gates", f"none (gate = {shape.gate!r} with {len(shape.channels)} levels)"
+        elif len(levels) > 1:
+            code, found = "config.gates_differ", " and ".join(str(list(one)) for one in levels)
+        else:
+            return levels[0]
+        raise ConfigError(
+            code,
+            where="attention",
+            found=f"gates on levels: {found}",
+            expected="networks with attention gates, all on the same levels",
+            advice="Segment without --attention, or with other weights.",
+        )
 
 
 def fine_pass(stage: Stage, scan: Scan, box: Box, timings: dict[str, float], progress: Progress | None = None) -> Pass:

@@ -77,12 +77,15 @@ def grid_header(source: nib.Nifti1Header) -> nib.Nifti1Header:
     return fresh
 
 
-def encode(array: NDArray[Any], header: nib.Nifti1Header, description: str = "") -> bytes:
-    """Bytes of an uncompressed NIfTI file: the array on the header's grid, no scaling."""
+def encode(array: NDArray[Any], header: nib.Nifti1Header, description: str = "", scale: float = 1.0) -> bytes:
+    """Bytes of an uncompressed NIfTI file: an array (I, J, K) or (I, J, K, N) on the header's grid.
+
+    Readers multiply its values with ``scale``.
+    """
     header = header.copy()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)
-    header.set_slope_inter(1.0, 0.0)
+    header.set_slope_inter(scale, 0.0)
     header["descrip"] = description.encode("ascii", "replace")[:79]
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     header["magic"] = image_class.header_class().default_structarr()["magic"]

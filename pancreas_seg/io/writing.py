@@ -37,18 +37,26 @@ def write_mask(path: str | Path, labels: NDArray[Any], on: Scan | Geometry, desc
     return write_image(path, values, on, description)
 
 
-def write_image(path: str | Path, values: NDArray[Any], on: Scan | Geometry, description: str = "") -> Path:
-    """Write an (I, J, K) array, in its own number type, on the grid of a CT. See `write_mask`."""
+def write_image(
+    path: str | Path, values: NDArray[Any], on: Scan | Geometry, description: str = "", scale: float = 1.0
+) -> Path:
+    """Write an (I, J, K) array, in its own number type, on the grid of a CT. See `write_mask`.
+
+    NIfTI alone takes N volumes, (I, J, K, N), and a scale that readers multiply the values with (scl_slope).
+    """
     path = Path(path)
     geometry = on.geometry if isinstance(on, Scan) else on
-    if values.shape != geometry.shape:
+    nifti_only = values.ndim == 4 or scale != 1.0
+    if values.shape[:3] != geometry.shape or values.ndim > 4:
         raise ValueError(f"array of shape {values.shape} does not lie on a grid of shape {geometry.shape}")
     name = path.name.lower()
     if not name.endswith(IMAGE_SUFFIXES):
         raise ValueError(f"{path.name} must end with {', '.join(IMAGE_SUFFIXES)}")
+    if nifti_only and not name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{path.name}: several volumes or a scale need .nii or .nii.gz")
     with replacing(path) as temporary:
         if name.endswith((".nii", ".nii.gz")):
-            raw = nifti.encode(values, _nifti_header(on), description)
+            raw = nifti.encode(values, _nifti_header(on), description, scale)
             temporary.write_bytes(nifti.compress(raw) if name.endswith(".gz") else raw)
         else:
             itk.encode(temporary, values, geometry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pancreas_seg.config import Config
+from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.precision import Precision, autocast
 
 Progress = Callable[[int, int], None]
@@ -57,6 +59,46 @@ def predict_probabilities(
         return torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
 
     return _swept(probabilities, networks, image, config, progress)
+
+
+def predict_attention(
+    network: nn.Module | Sequence[nn.Module],
+    image: Tensor,
+    config: Config,
+    precision: Precision = "fp32",
+    progress: Progress | None = None,
+) -> Tensor:
+    """Attention coefficients of a preprocessed volume, blended over overlapping windows like the probabilities.
+
+    Parameters
+    ----------
+    network : AttentionUNet, or sequence of them with gates on the same levels
+        The coefficients of several are averaged.
+    image, config, precision, progress
+        As for `predict_probabilities`.
+
+    Returns
+    -------
+    (L, I, J, K) float32 tensor, on the CPU
+        0 to 1, one channel for each of the L levels that have a gate (see `gate_levels`), finest first.
+    """
+    networks = cast(tuple[AttentionUNet, ...], (network,) if isinstance(network, nn.Module) else tuple(network))
+    levels = gate_levels(networks[0])
+
+    def coefficients(batch: Tensor) -> Tensor:
+        total = torch.zeros((), device=batch.device)
+        for one in networks:
+            with autocast(precision, batch.device):
+                maps = one.attention_maps(batch)
+            total = total + torch.cat([maps[f"level_{n}"].float() for n in levels], dim=1)
+        return total / len(networks)
+
+    return _swept(coefficients, networks, image, config, progress)
+
+
+def gate_levels(network: nn.Module) -> tuple[int, ...]:
+    """Levels of a network that have an attention gate, finest (0) first; none for a network without gates."""
+    return tuple(sorted(int(name) for name in getattr(network, "gates", ())))
 
 
 def _swept(

@@ -47,10 +47,10 @@ def test_a_bug_in_one_case_does_not_end_the_run(write_nifti, tmp_path, segmenter
     cases = find_cases([_ct(write_nifti, "a.nii.gz"), _ct(write_nifti, "b.nii.gz")])
     real = Segmenter.segment
 
-    def fails_first(self, scan, *args):
+    def fails_first(self, scan, **options):
         if scan.path.name == "a.nii.gz":
             raise RuntimeError("bug")
-        return real(self, scan, *args)
+        return real(self, scan, **options)
 
     monkeypatch.setattr(Segmenter, "segment", fails_first)
     outcomes = segment_cases(segmenter, cases, tmp_path / "out")

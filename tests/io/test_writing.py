@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from pancreas_seg.geometry import Geometry
-from pancreas_seg.io import read_ct, read_mask, replacing, write_mask
+from pancreas_seg.io import read_ct, read_mask, replacing, write_image, write_mask
 
 
 def _same_place(a: sitk.Image, b: sitk.Image) -> None:
@@ -104,3 +104,18 @@ def test_masks_come_back(tmp_path, suffix: str) -> None:
     mask = read_mask(write_mask(tmp_path / f"mask{suffix}", labels, grid))
     np.testing.assert_array_equal(mask.labels, labels)
     assert mask.geometry.same_grid(grid, 1e-4)
+
+
+def test_several_volumes_with_a_scale(tmp_path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 2)).astype(np.uint8)
+    geometry = Geometry((5, 4, 3), np.diag([1.0, 2.0, 3.0, 1.0]))
+    image = nib.load(write_image(tmp_path / "a.nii.gz", values, geometry, scale=1 / 255))
+    np.testing.assert_allclose(image.get_fdata(), values / 255, atol=1e-6)
+    np.testing.assert_array_equal(image.affine, geometry.affine)
+    assert image.header.get_zooms() == (1.0, 2.0, 3.0, 1.0)
+    for bad in (values[..., None], values[:4]):
+        with pytest.raises(ValueError, match="does not lie on a grid"):
+            write_image(tmp_path / "b.nii.gz", bad, geometry)
+    for array, scale in ((values, 1.0), (values[..., 0], 0.5)):
+        with pytest.raises(ValueError, match=r"need \.nii"):
+            write_image(tmp_path / "b.nrrd", array, geometry, scale=scale)
