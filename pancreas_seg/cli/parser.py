@@ -84,6 +84,7 @@ def _add_segment(commands: Any) -> None:
     verb.add_argument("--mode", choices=("auto", "cascade", "full"), help="short for --set infer.mode=...")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
+    verb.add_argument("--attention", action="store_true", help="write attention.nii.gz too")
     verb.add_argument("--preview", action="store_true", help="write preview.png too")
     verb.add_argument("--resume", action="store_true", help="leave out cases that are finished")
     _add_settings(verb)
@@ -91,7 +92,6 @@ def _add_segment(commands: Any) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    verb.add_argument("--attention", action="store_true", help="write attention.nii.gz too")
     verb = commands.add_parser("train", help="train the network with labelled CTs")
     verb.add_argument("--data", type=Path, required=True, metavar="MANIFEST")
     verb.add_argument("--root", type=Path, metavar="DIR", help="folder that the manifest's relative paths start from")

@@ -43,13 +43,13 @@ def segment(options: argparse.Namespace) -> int:
         cases,
         options.out,
         probability=options.probability,
+        attention=options.attention,
         resume=options.resume,
         expected=[
             *["probability.nii.gz"] * options.probability,
             *["attention.nii.gz"] * options.attention,
             *["preview.png"] * options.preview,
         ],
-        attention=options.attention,
         on_progress=lambda case: _bar(case, "window"),
         on_saved=saved,
     )
@@ -91,28 +91,18 @@ def _bar(title: str, unit: str) -> Callable[[int, int], None]:
 def train(options: argparse.Namespace) -> int:
     from pancreas_seg.training.trainer import train
 
-    init, config = _start(options)
-    shared: dict[str, Any] = {
-        "root": options.root,
-        "resume": options.resume,
-        "device": options.device,
-        "show_progress": sys.stderr.isatty(),
-        "init": init,
-    }
-    if options.fold == "all":
-        result = cross_validate(options.data, options.out, config, **shared)
-        if result.study is None:
-            return DONE
-        weights = [path for fold in result.folds for path in (fold.training.best, fold.training.last)]
-        print(*weights, *result.written, sep="\n")
-        for summary in result.study.summaries:
-            print(describe(summary), file=sys.stderr)
-        return _exit_code([outcome for fold in result.folds for outcome in fold.outcomes])
-    done = train(options.data, options.out, config, fold=options.fold, **shared)
-    names = ("config.toml", "metrics.csv", "curves.png", "attention.png", "checkpoint.safetensors")
-    written = [options.out / name for name in names]
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks for all
-        print(done.best, done.last, *(path for path in written if path.exists()), sep="\n")
+    result = train(
+        options.data,
+        options.out,
+        _config(options),
+        root=options.root,
+        fold=options.fold,
+        resume=options.resume,
+        device=options.device,
+        show_progress=sys.stderr.isatty(),
+    )
+    names = ("config.toml", "metrics.csv", "curves.png", "checkpoint.safetensors")
+    print(result.best, result.last, *(options.out / name for name in names), sep="\n")
     return DONE
 
 
