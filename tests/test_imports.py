@@ -19,12 +19,13 @@ ROWS = [
     {"io"},
     {"data", "network"},
     {"training", "inference", "evaluation", "report"},
+    {"cross_validation"},
     {"cli"},
     {"__main__"},
 ]
 """Rooms of one row don't import each other, but for config and errors' neighbours; imports go to rows above only."""
 
-TORCH_ROOMS = {"data", "network", "training", "inference"}
+TORCH_ROOMS = {"data", "network", "training", "inference", "cross_validation"}
 
 
 def _room(module: str) -> str:

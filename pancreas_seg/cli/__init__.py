@@ -7,6 +7,7 @@ Paths written go to stdout, everything else to stderr.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     options = make_parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("pancreas_seg").setLevel(logging.WARNING if options.quiet else logging.INFO)
+    logging.getLogger("pancreas_seg").setLevel(logging.WARNING if options.quiet or _helps_only() else logging.INFO)
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it would log each error a second time
     try:
         return int(options.run(options))
@@ -37,3 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pancreas-seg: interrupted; finished files are complete, the unfinished one is gone", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _helps_only() -> bool:
+    """Whether this is one of torchrun's processes, but not the first, which speaks for all."""
+    return os.environ.get("RANK", "0") != "0"

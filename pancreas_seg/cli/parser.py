@@ -22,6 +22,13 @@ def _whole_number(lowest: int) -> Callable[[str], int]:
     return parse
 
 
+def _fold(text: str) -> int | str:
+    return text if text == "all" else _whole_number(0)(text)
+
+
+_fold.__name__ = "fold"
+
+
 def _millimetres(text: str) -> float:
     value = float(text)
     if not 0.1 <= value <= 50:
@@ -97,7 +104,13 @@ def _add_train(commands: Any) -> None:
     verb.add_argument("--root", type=Path, metavar="DIR", help="folder that the manifest's relative paths start from")
     verb.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for weights, metrics and curves")
     _add_config(verb)
-    verb.add_argument("--fold", type=_whole_number(0), metavar="K", help="the fold that validates; the others train")
+    verb.add_argument(
+        "--fold",
+        type=_fold,
+        metavar="K",
+        help='the fold that validates, the others train; "all" does this for each and evaluates the unseen cases',
+    )
+    verb.add_argument("--init", metavar="FILE", help='weights to start from; "starter" are those of the package')
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted training")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     verb.set_defaults(run=verbs.train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pancreas_seg.evaluation.statistics import Summary
     from pancreas_seg.inference.cohort import CaseInput, CaseOutcome
     from pancreas_seg.inference.segmenter import Segmentation
+    from pancreas_seg.network.weights import Weights
 
 DONE, BUG, USAGE, REFUSED, PARTLY = 0, 1, 2, 3, 4
 
@@ -89,21 +91,45 @@ def _bar(title: str, unit: str) -> Callable[[int, int], None]:
 
 
 def train(options: argparse.Namespace) -> int:
+    from pancreas_seg.cross_validation import cross_validate
     from pancreas_seg.training.trainer import train
 
-    result = train(
-        options.data,
-        options.out,
-        _config(options),
-        root=options.root,
-        fold=options.fold,
-        resume=options.resume,
-        device=options.device,
-        show_progress=sys.stderr.isatty(),
-    )
-    names = ("config.toml", "metrics.csv", "curves.png", "checkpoint.safetensors")
-    print(result.best, result.last, *(options.out / name for name in names), sep="\n")
+    init, config = _start(options)
+    shared: dict[str, Any] = {
+        "root": options.root,
+        "resume": options.resume,
+        "device": options.device,
+        "show_progress": sys.stderr.isatty(),
+        "init": init,
+    }
+    if options.fold == "all":
+        result = cross_validate(options.data, options.out, config, **shared)
+        if result.study is None:
+            return DONE
+        weights = [path for fold in result.folds for path in (fold.training.best, fold.training.last)]
+        print(*weights, *result.written, sep="\n")
+        for summary in result.study.summaries:
+            print(describe(summary), file=sys.stderr)
+        return _exit_code([outcome for fold in result.folds for outcome in fold.outcomes])
+    done = train(options.data, options.out, config, fold=options.fold, **shared)
+    names = ("config.toml", "metrics.csv", "curves.png", "attention.png", "checkpoint.safetensors")
+    written = [options.out / name for name in names]
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks for all
+        print(done.best, done.last, *(path for path in written if path.exists()), sep="\n")
     return DONE
+
+
+def _start(options: argparse.Namespace) -> tuple[Weights | None, Config]:
+    """The weights to start from, and the settings: those that were named, or else those inside the weights."""
+    if options.init is None:
+        return None, _config(options)
+    from pancreas_seg.network.stages import load_stages
+    from pancreas_seg.training.start import fine_tuning
+
+    weights = load_stages(options.init).fine[0]
+    if options.preset is not None or options.config is not None:
+        return weights, _config(options)
+    return weights, fine_tuning(weights.config).with_settings(options.settings)
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -145,12 +145,17 @@ class SampleDataset(TorchDataset[dict[str, Tensor]]):
     config : Config
     length : int
         Samples of a round.
+    rank, processes : int
+        Of several processes that train together, each gives batches of its own: those that one process would give with
+        that many times the batch size.
     """
 
-    def __init__(self, volumes: VolumeDataset, config: Config, length: int) -> None:
+    def __init__(self, volumes: VolumeDataset, config: Config, length: int, rank: int = 0, processes: int = 1) -> None:
         self.volumes = volumes
         self.config = config
         self.length = length
+        self.rank = rank
+        self.processes = processes
         self.round = torch.zeros((), dtype=torch.int64).share_memory_()
         self.augmentation = augmentation(config)
 
@@ -163,7 +168,7 @@ class SampleDataset(TorchDataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """``{"image": (C, *patch) float32, "label": (1, *patch) uint8, "labelled": (1 + classes,) bool}``."""
-        position = int(self.round) * self.length + index
+        position = self._position(index)
         volume = self.volumes[self._case_at(position)]
         rng = np.random.default_rng([self.config.train.seed, 1, position])
         sample = cut_sample(volume, self.config, rng)
@@ -171,6 +176,12 @@ class SampleDataset(TorchDataset[dict[str, Tensor]]):
         out = self.augmentation(sample)
         image, label = torch.as_tensor(out[IMAGE]).float().contiguous(), torch.as_tensor(out[LABEL])
         return {IMAGE: image, LABEL: label, LABELLED: volume[LABELLED]}
+
+    def _position(self, index: int) -> int:
+        """Place of a sample among those of all rounds and processes."""
+        batch = self.config.train.batch_size
+        step, place = divmod(int(self.round) * self.length + index, batch)
+        return (step * self.processes + self.rank) * batch + place
 
     def _case_at(self, position: int) -> int:
         turn, place = divmod(position, len(self.volumes))

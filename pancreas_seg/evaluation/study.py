@@ -84,11 +84,15 @@ def evaluate_predictions(
         return rows
 
     rows = rows_of(predictions)
+    return write_study(rows, out, None if compare_with is None else rows_of(compare_with))
+
+
+def write_study(rows: list[CaseRow], out: Path, others: list[CaseRow] | None = None) -> Study:
+    """Summarise rows and write ``cases.csv``, ``summary.json`` and ``plots.png``; ``others`` are compared with them."""
     summaries = summarise(rows)
     written = [write_rows(out / "cases.csv", rows)]
     comparisons: list[Comparison] = []
-    if compare_with is not None:
-        others = rows_of(compare_with)
+    if others is not None:
         comparisons = compare(rows, others)
         written.append(write_rows(out / "cases_compared.csv", others))
     written.append(plot_evaluation(rows, out / "plots.png"))

@@ -6,6 +6,8 @@ import torch
 from ignite.metrics import Metric
 from torch import Tensor
 
+from pancreas_seg.training.processes import Processes
+
 
 class ClassDice(Metric):
     """Mean over cases of 2·|P∩R| / (|P| + |R|), for each class after the background.
@@ -23,16 +25,22 @@ class ClassDice(Metric):
         Of the classes after the background.
     key_names : sequence of str
         The classes whose mean is the metric's value; `per_class` has them all.
+    processes : Processes, optional
+        Those that share the cases; the values are over the cases of all. Each asks for a value as often as the others.
     """
 
-    def __init__(self, n_classes: int, names: tuple[str, ...], key_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, n_classes: int, names: tuple[str, ...], key_names: tuple[str, ...], processes: Processes | None = None
+    ) -> None:
         self.n_classes = n_classes
         self.names = names
         self.key_names = key_names
+        self.processes = processes
         super().__init__(output_transform=lambda output: (output["pred"], output["label"], output["labelled"]))
 
     def reset(self) -> None:
-        self._dice: list[Tensor] = []
+        self._dice_sum = torch.zeros(self.n_classes, dtype=torch.float64)
+        self._counted = torch.zeros(self.n_classes, dtype=torch.float64)
         self._right = 0
         self._voxels = 0
 
@@ -46,8 +54,9 @@ class ClassDice(Metric):
             both = joint.diag().double()
             either = (joint.sum(0) + joint.sum(1)).double()
             dice = 2 * both / either  # 0/0 is NaN: the class is in neither
-            dice[~labelled] = torch.nan
-            self._dice.append(dice[1:])
+            says = labelled & ~dice.isnan()
+            self._dice_sum += dice.where(says, 0.0)
+            self._counted += says
             self._right += int(joint.diag().sum())
             self._voxels += int(joint.sum())
 
@@ -58,9 +67,13 @@ class ClassDice(Metric):
 
     def per_class(self) -> dict[str, float]:
         """Mean Dice of each class."""
-        mean = torch.stack(self._dice).nanmean(dim=0) if self._dice else torch.full((len(self.names),), torch.nan)
+        mean = (self._over_all(self._dice_sum) / self._over_all(self._counted))[1:]
         return {name: float(value) for name, value in zip(self.names, mean, strict=True)}
 
     def accuracy(self) -> float:
         """Share of voxels with the right class, the background included."""
-        return self._right / max(1, self._voxels)
+        right, voxels = self._over_all(torch.tensor([self._right, self._voxels], dtype=torch.float64)).tolist()
+        return float(right / max(1.0, voxels))
+
+    def _over_all(self, values: Tensor) -> Tensor:
+        return values.clone() if self.processes is None else self.processes.sum(values.clone())

@@ -21,6 +21,7 @@ from pancreas_seg.network.loss import SegmentationLoss
 from pancreas_seg.network.precision import Precision, autocast
 from pancreas_seg.network.windows import predict_probabilities
 from pancreas_seg.training.dice import ClassDice
+from pancreas_seg.training.processes import Processes
 
 
 def make_optimizer(network: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
@@ -121,12 +122,15 @@ def make_trainer(
 
 
 def make_evaluator(
-    network: nn.Module, volumes: VolumeDataset, config: Config, precision: Precision, device: torch.device
+    network: nn.Module, volumes: VolumeDataset, config: Config, precision: Precision, processes: Processes
 ) -> tuple[SupervisedEvaluator, ClassDice]:
-    """A SupervisedEvaluator over whole volumes by sliding windows, on the model grid; key metric "val_dice"."""
+    """A SupervisedEvaluator over whole volumes by sliding windows, on the model grid; key metric "val_dice".
+
+    Of several processes each takes its share of the volumes; the metric is over all.
+    """
     names = config.data.classes
     outputs = [1 + names.index(name) for name in config.infer.output]
-    dice = ClassDice(config.out_channels, names, config.infer.output)
+    dice = ClassDice(config.out_channels, names, config.infer.output, processes)
 
     def iteration(engine: SupervisedEvaluator, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         engine.network.eval()
@@ -136,7 +140,7 @@ def make_evaluator(
         return {"pred": prediction, "label": batch[LABEL], "labelled": batch[LABELLED]}
 
     evaluator = SupervisedEvaluator(
-        device=device,
+        device=processes.device,
         val_data_loader=DataLoader(volumes, batch_size=1, collate_fn=_only_volume),
         network=network,
         iteration_update=iteration,

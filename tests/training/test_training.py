@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 
 import numpy as np
@@ -27,24 +26,6 @@ CONFIG = Config().changed(
         "clean": {"minimum_volume_ml": 0.0},
     }
 )
-
-
-@pytest.fixture
-def cohort(write_nifti, tmp_path):
-    """Three cases with a bright block on noise; folds 0, 1, 1."""
-    training = []
-    for n in range(3):
-        rng = np.random.default_rng(n)
-        array = rng.normal(-60, 15, (24, 24, 12)).astype(np.int16)
-        label = np.zeros(array.shape, np.uint8)
-        corner = rng.integers(4, 10, 3) // (1, 1, 2)
-        label[tuple(slice(c, c + d) for c, d in zip(corner, (9, 8, 5), strict=True))] = 1
-        image = write_nifti(np.where(label, 120, array).astype(np.int16), name=f"ct{n}.nii.gz")
-        mask = write_nifti(label, name=f"label{n}.nii.gz")
-        training.append({"case_id": f"c{n}", "image": image.name, "label": mask.name, "fold": min(n, 1)})
-    path = tmp_path / "manifest.json"
-    path.write_text(json.dumps({"labels": {"0": "background", "1": "pancreas"}, "training": training}))
-    return path
 
 
 def _weights(path) -> dict[str, torch.Tensor]:

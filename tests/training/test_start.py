@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pancreas_seg.config import Config
+from pancreas_seg.errors import ConfigError
+from pancreas_seg.network.attention_unet import AttentionUNet
+from pancreas_seg.network.weights import Weights, load_weights
+from pancreas_seg.training.start import fine_tuning, start_from
+from pancreas_seg.training.trainer import train
+
+
+def _config(*classes: str, **network) -> Config:
+    shape = {"channels": [4, 8, 8], **network}
+    return Config().changed({"data": {"classes": list(classes)}, "network": shape})
+
+
+def _weights(config: Config, tmp_path) -> Weights:
+    torch.manual_seed(1)
+    network = AttentionUNet.from_config(config)
+    return Weights(network.state_dict(), config, {}, "5" * 64, tmp_path)
+
+
+def test_the_same_classes_start_as_the_weights_are(tmp_path) -> None:
+    config = _config("pancreas", "liver")
+    weights = _weights(config, tmp_path)
+    network = AttentionUNet.from_config(config)
+    assert start_from(network, config, weights) == ["classes taken over: pancreas, liver"]
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, weights.state[name])
+
+
+def test_classes_go_by_their_names(tmp_path) -> None:
+    weights = _weights(_config("pancreas", "liver", "spleen"), tmp_path)
+    config = _config("spleen", "tumour", "pancreas").changed({"data": {"spacing_mm": [3.0, 3.0, 3.0]}})
+    network = AttentionUNet.from_config(config)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    notes = start_from(network, config, weights)
+    assert notes[:3] == [
+        "classes taken over: spleen, pancreas",
+        "classes that start anew: tumour",
+        "classes left out: liver",
+    ]
+    assert "[3.0, 3.0, 3.0]" in notes[3]
+    for head in ("head", "side_heads.0"):
+        for part in ("weight", "bias"):
+            new, old = network.state_dict()[f"{head}.{part}"], weights.state[f"{head}.{part}"]
+            torch.testing.assert_close(new[[0, 1, 3]], old[[0, 3, 1]])
+            torch.testing.assert_close(new[2], before[f"{head}.{part}"][2])
+
+
+def test_another_network_is_refused_by_what_differs(tmp_path) -> None:
+    weights = _weights(_config("pancreas"), tmp_path)
+    other = _config("pancreas", gate="dense")
+    with pytest.raises(ConfigError, match="network.gate = dense"):
+        start_from(AttentionUNet.from_config(other), other, weights)
+
+
+def test_a_training_starts_from_weights(cohort, tmp_path, caplog) -> None:
+    config = _config("pancreas").changed(
+        {
+            "data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [16, 16, 8]},
+            "train": {"steps": 1, "validate_every": 1, "learning_rate": 1e-12, "weight_decay": 0.0},
+        }
+    )
+    weights = _weights(config, tmp_path)
+    with caplog.at_level("INFO", logger="pancreas_seg"):
+        result = train(cohort, tmp_path / "run", config, fold=0, init=weights)
+    assert "classes taken over: pancreas" in caplog.text
+    saved = load_weights(result.last)
+    assert saved.card["started_from"] == weights.sha256
+    torch.testing.assert_close(saved.state["head.weight"], weights.state["head.weight"])
+
+
+def test_fine_tuning_is_shorter_and_gentler() -> None:
+    config = _config("pancreas")
+    gentle = fine_tuning(config)
+    assert gentle.data == config.data
+    assert gentle.train.steps < config.train.steps
+    assert gentle.train.learning_rate < config.train.learning_rate
