@@ -213,10 +213,16 @@ def test_small_pieces_of_the_coarse_mask_do_not_widen_the_box(write_nifti) -> No
     array = _volume()
     array[4:13, 4:12, 4:12] = 200
     array[36:38, 24:26, 18:20] = 200
-    result = _segmenter().segment(_scan(write_nifti, array))
-    np.testing.assert_array_equal(result.mask[:20], array[:20] == 200)
-    assert not result.mask[20:].any()
-    assert _codes(result) == []
+    scan = _scan(write_nifti, array)
+
+    def codes(keep_fraction: float) -> tuple[list[str], bool]:
+        coarse = _config().changed({"clean": {"keep_fraction": keep_fraction}})
+        result = Segmenter(Band(50), _config(), coarse=(Band(150), coarse)).segment(scan)
+        np.testing.assert_array_equal(result.mask[:20], array[:20] == 200)
+        return _codes(result), bool(result.mask[20:].any())
+
+    assert codes(0.25) == ([], False)
+    assert codes(0.0) == (["result.components"], True)
 
 
 def test_an_empty_box_is_not_the_end(write_nifti) -> None:
@@ -305,9 +311,10 @@ def test_scattered_pieces(gap: float, scattered: bool) -> None:
 
 def test_near_faces() -> None:
     mask = np.zeros((10, 8, 6), bool)
-    mask[1, 4, 2:6] = True
+    mask[1, 4, 2:5] = True
     box, shape = Box((5, 5, 5), (15, 13, 11)), (30, 30, 30)
     assert near_faces(mask, box, shape, (2, 2, 2)).tolist() == [[True, False], [False, False], [False, True]]
     assert near_faces(mask, box, shape, (1, 1, 3)).tolist() == [[False, False], [False, False], [True, True]]
+    assert not near_faces(mask, box, shape, (1, 1, 1)).any()
     at_edge = Box((0, 5, 24), (10, 13, 30))
     assert not near_faces(mask, at_edge, shape, (2, 2, 2)).any()
