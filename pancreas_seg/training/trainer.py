@@ -23,6 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from pancreas_seg.config import Config
 from pancreas_seg.data.loading import SampleDataset, VolumeDataset, cases_fingerprint, sample_loader
 from pancreas_seg.data.manifest import Case, Manifest, load_manifest
+from pancreas_seg.data.transforms import class_table, labelled_classes
 from pancreas_seg.errors import ConfigError, ManifestError
 from pancreas_seg.io import remove_unfinished, replacing
 from pancreas_seg.network.attention_unet import AttentionUNet
@@ -130,6 +131,7 @@ class _Run:
                 advice="Add --resume to go on with it, or choose another folder.",
             )
         training, validation = _split(data, fold)
+        _check_classes(data, training, config, init)
         self.cases = cases_fingerprint(training, validation)
         self.card = {"data": data.name, "training_cases": str(len(training)), "fold": str(fold)}
         self.rounds = math.ceil(config.train.steps / config.train.validate_every)
@@ -316,6 +318,24 @@ def _split(manifest: Manifest, fold: int | None) -> tuple[tuple[Case, ...], tupl
             advice="`pancreas-seg manifest check` shows what the manifest holds.",
         )
     return training, validation
+
+
+def _check_classes(data: Manifest, training: Sequence[Case], config: Config, init: Weights | None) -> None:
+    """Refuse a class that no training case is labelled for, unless it is one that the first weights know."""
+    labelled = torch.stack([labelled_classes(class_table(case.labels, config), config) for case in training]).any(dim=0)
+    nowhere = [name for name, some in zip(config.data.classes, labelled[1:].tolist(), strict=True) if not some]
+    known = () if init is None else init.config.data.classes
+    unknown = [name for name in nowhere if name not in known]
+    if unknown:
+        raise ManifestError(
+            "manifest.class_nowhere",
+            where=data.path,
+            found=f"no training case with a label for {', '.join(unknown)}",
+            expected="for each of data.classes some case that has it among its labels",
+            advice="Correct the names in `labels` of the manifest, or in data.classes or data.merge.",
+        )
+    if nowhere:
+        log.info("without labels in any case, so not trained further: %s", ", ".join(nowhere))
 
 
 def _raise(_: SupervisedTrainer, error: BaseException) -> None:

@@ -73,6 +73,18 @@ def test_a_training_starts_from_weights(cohort, tmp_path, caplog) -> None:
     torch.testing.assert_close(saved.state["head.weight"], weights.state["head.weight"])
 
 
+def test_classes_of_the_weights_need_no_labels(cohort, tmp_path, caplog) -> None:
+    config = _config("pancreas", "liver").changed(
+        {
+            "data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [16, 16, 8]},
+            "train": {"steps": 1, "validate_every": 1},
+        }
+    )
+    with caplog.at_level("INFO", logger="pancreas_seg"):
+        train(cohort, tmp_path / "run", config, fold=0, init=_weights(config, tmp_path))
+    assert "not trained further: liver" in caplog.text
+
+
 def test_fine_tuning_is_shorter_and_gentler() -> None:
     config = _config("pancreas")
     gentle = fine_tuning(config)

@@ -9,7 +9,7 @@ import torch
 
 from pancreas_seg.config import Config
 from pancreas_seg.data.loading import SampleDataset
-from pancreas_seg.errors import ConfigError, TrainingError
+from pancreas_seg.errors import ConfigError, ManifestError, TrainingError
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
 from pancreas_seg.network.weights import load_tensors, load_weights
@@ -165,6 +165,12 @@ def test_validation_decides_as_segmenting_does() -> None:
     p = torch.tensor([[0.3, 0.1, 0.2], [0.4, 0.6, 0.1], [0.3, 0.3, 0.7]])[:, None]
     assert decided(p, [1]).tolist() == [[0, 1, 2]]  # 0.4 is the largest, but less than the rest together
     assert decided(p, [1, 2]).tolist() == [[1, 1, 2]]
+
+
+def test_a_class_without_any_label_is_refused_by_name(cohort, tmp_path) -> None:
+    config = CONFIG.changed({"data": {"classes": ["pancreas", "livr"]}})
+    with pytest.raises(ManifestError, match="no training case with a label for livr"):
+        train(cohort, tmp_path, config, fold=0)
 
 
 def test_without_validation_the_last_is_the_best(cohort, tmp_path) -> None:
