@@ -14,7 +14,16 @@ def test_presets_survive_their_text_form(name: str) -> None:
 
 
 def test_presets_are_those_of_the_plan() -> None:
-    assert preset_names() == ["default", "fast", "notebook", "paper", "slices", "tiny"]
+    assert preset_names() == [
+        "default",
+        "fast",
+        "notebook",
+        "paper",
+        "slices",
+        "starter-coarse",
+        "starter-fine",
+        "tiny",
+    ]
     assert load_preset("default") == Config()
 
 
