@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from pancreas_seg.data.loading import SampleDataset
 from pancreas_seg.errors import ConfigError, ManifestError, TrainingError
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
+from pancreas_seg.network.loss import SegmentationLoss
 from pancreas_seg.network.weights import load_tensors, load_weights
 from pancreas_seg.training.dice import ClassDice
 from pancreas_seg.training.engine import decided, learning_rate, make_average, make_optimizer
@@ -165,6 +167,30 @@ def test_validation_decides_as_segmenting_does() -> None:
     p = torch.tensor([[0.3, 0.1, 0.2], [0.4, 0.6, 0.1], [0.3, 0.3, 0.7]])[:, None]
     assert decided(p, [1]).tolist() == [[0, 1, 2]]  # 0.4 is the largest, but less than the rest together
     assert decided(p, [1, 2]).tolist() == [[1, 1, 2]]
+
+
+def test_the_loss_and_validation_hear_what_a_case_is_labelled_for(cohort, tmp_path, monkeypatch) -> None:
+    """Two classes, of which case c2 alone knows the second; c0 validates."""
+    document = json.loads(cohort.read_text())
+    document["training"][2]["labels"] = {"1": "pancreas", "2": "liver"}
+    cohort.write_text(json.dumps(document))
+    heard: dict[str, list[list[bool]]] = {"loss": [], "dice": []}
+    forward, update = SegmentationLoss.forward, ClassDice.update
+
+    def loss(self, outputs, labels, labelled=None):
+        heard["loss"] += labelled.tolist()
+        return forward(self, outputs, labels, labelled)
+
+    def dice(self, output):
+        heard["dice"] += output[2].tolist()
+        update(self, output)
+
+    monkeypatch.setattr(SegmentationLoss, "forward", loss)
+    monkeypatch.setattr(ClassDice, "update", dice)
+    config = CONFIG.changed({"data": {"classes": ["pancreas", "liver"]}, "train": {"steps": 2, "validate_every": 2}})
+    train(cohort, tmp_path / "run", config, fold=0)
+    assert sorted(heard["loss"]) == [[True, True, False]] * 2 + [[True, True, True]] * 2
+    assert heard["dice"] == [[True, True, False]]
 
 
 def test_a_class_without_any_label_is_refused_by_name(cohort, tmp_path) -> None:
