@@ -7,6 +7,7 @@ weights file, so `segment` needs the weights and nothing else.
 from pancreas_seg.config.config import Config
 from pancreas_seg.config.presets import load_config, load_preset, preset_names
 from pancreas_seg.config.sections import (
+    IGNORE,
     AugmentConfig,
     CleanConfig,
     DataConfig,
@@ -16,6 +17,7 @@ from pancreas_seg.config.sections import (
 )
 
 __all__ = [
+    "IGNORE",
     "AugmentConfig",
     "CleanConfig",
     "Config",

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+IGNORE = 255
+"""Class index of voxels that say nothing: loss and validation leave them out."""
+
 
 @dataclass(frozen=True)
 class DataConfig:

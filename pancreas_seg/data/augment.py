@@ -19,8 +19,8 @@ from monai.transforms import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from pancreas_seg.config import AugmentConfig, Config
-from pancreas_seg.data.transforms import IGNORE, IMAGE, LABEL
+from pancreas_seg.config import IGNORE, AugmentConfig, Config
+from pancreas_seg.data.transforms import IMAGE, LABEL
 
 MARGIN = 1.25
 """How much larger than the patch a sample is cut, so that turning it brings in real voxels."""

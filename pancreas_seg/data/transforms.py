@@ -16,15 +16,15 @@ from monai.transforms import Compose, MapTransform, Orientationd, ScaleIntensity
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pancreas_seg.config import Config
+from pancreas_seg.config import IGNORE, Config
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry, resample
 from pancreas_seg.io import Scan, read_ct, read_mask
 
 IMAGE, LABEL, CENTRES, LABELLED = "image", "label", "centres", "labelled"
 
-IGNORE_NAME, IGNORE = "ignore", 255
-"""Name in a manifest of label values that say nothing, and the class index that they get (see `network.loss`)."""
+IGNORE_NAME = "ignore"
+"""Name in a manifest of label values that say nothing; they become the class index IGNORE."""
 
 
 def preprocessing(config: Config, with_label: bool = False) -> Compose:

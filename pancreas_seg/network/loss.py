@@ -10,10 +10,7 @@ from monai.networks.utils import one_hot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pancreas_seg.config import Config
-
-IGNORE = 255
-"""Label value of voxels that count for nothing."""
+from pancreas_seg.config import IGNORE, Config
 
 _NEVER = -1e4
 
