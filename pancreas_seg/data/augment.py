@@ -54,7 +54,7 @@ class RandDeformd(RandomizableTransform, MapTransform):
         matrix, control = self._draw_affine(), self._draw_control()
         if matrix is None and control is None:
             for key in self.keys:
-                out[key] = _centre(data[key], self.patch_size)
+                out[key] = centre(data[key], self.patch_size)
             return out
         grid = self._grid(matrix, control, data[IMAGE].shape[1:])
         for key, mode in ((IMAGE, "bilinear"), (LABEL, "nearest")):
@@ -206,7 +206,7 @@ def augmentation(config: Config) -> Compose:
     )
 
 
-def _centre(x: Tensor, size: Sequence[int]) -> Tensor:
+def centre(x: Tensor, size: Sequence[int]) -> Tensor:
     """The centre of (C, *S) of a spatial size."""
     where = [slice(None)] + [
         slice((int(have) - want) // 2, (int(have) - want) // 2 + want)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pancreas_seg.config import Config
+from pancreas_seg.data.augment import centre
 from pancreas_seg.data.loading import cut_sample
 from pancreas_seg.data.transforms import CENTRES, IMAGE, LABEL
 from pancreas_seg.io import remove_unfinished, replacing
@@ -45,7 +46,7 @@ class AttentionRecord:
             volume = {**volume, CENTRES: centres[nearest : nearest + 1]}
         settled = config.changed({"train": {"pancreas_fraction": 1.0}})
         block = cut_sample(volume, settled, np.random.default_rng(0))
-        self.image, self.label = (_centre(block[key], config.data.patch_size) for key in (IMAGE, LABEL))
+        self.image, self.label = (centre(block[key], config.data.patch_size) for key in (IMAGE, LABEL))
 
     def keep(self, network: AttentionUNet, number: int) -> None:
         """Write the coefficients of a round; a network without gates has none."""
@@ -99,9 +100,3 @@ def _slice(x: Tensor) -> NDArray[np.uint8]:
 def _shown(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(Right, Anterior) indices as radiologists look at them: patient's right on the left, front above."""
     return array.T[::-1, ::-1]
-
-
-def _centre(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    for axis, n in enumerate(size, start=1):
-        x = x.narrow(axis, (x.shape[axis] - n) // 2, n)
-    return x
