@@ -7,11 +7,11 @@ Paths written go to stdout, everything else to stderr.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from pancreas_seg.cli.parser import make_parser
+from pancreas_seg.cli.verbs import helps_only
 from pancreas_seg.errors import PancreasSegError
 
 _INTERRUPTED = 130
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     options = make_parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("pancreas_seg").setLevel(logging.WARNING if options.quiet or _helps_only() else logging.INFO)
+    logging.getLogger("pancreas_seg").setLevel(logging.WARNING if options.quiet or helps_only() else logging.INFO)
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it would log each error a second time
     try:
         return int(options.run(options))
@@ -38,8 +38,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pancreas-seg: interrupted; finished files are complete, the unfinished one is gone", file=sys.stderr)
         return _INTERRUPTED
-
-
-def _helps_only() -> bool:
-    """Whether this is one of torchrun's processes, but not the first, which speaks for all."""
-    return os.environ.get("RANK", "0") != "0"

@@ -90,6 +90,11 @@ def _bar(title: str, unit: str) -> Callable[[int, int], None]:
     return show
 
 
+def helps_only() -> bool:
+    """Whether this is one of torchrun's processes, but not the first, which speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def train(options: argparse.Namespace) -> int:
     from pancreas_seg.cross_validation import cross_validate
     from pancreas_seg.training.trainer import train
@@ -114,7 +119,7 @@ def train(options: argparse.Namespace) -> int:
     done = train(options.data, options.out, config, fold=options.fold, **shared)
     names = ("config.toml", "metrics.csv", "curves.png", "attention.png", "checkpoint.safetensors")
     written = [options.out / name for name in names]
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks for all
+    if not helps_only():
         print(done.best, done.last, *(path for path in written if path.exists()), sep="\n")
     return DONE
 
