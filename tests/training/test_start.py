@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pancreas_seg.cli import main
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.network.attention_unet import AttentionUNet
-from pancreas_seg.network.weights import Weights, load_weights
+from pancreas_seg.network.weights import Weights, load_weights, save_weights
 from pancreas_seg.training.start import fine_tuning, start_from
 from pancreas_seg.training.trainer import train
 
@@ -83,6 +84,21 @@ def test_classes_of_the_weights_need_no_labels(cohort, tmp_path, caplog) -> None
     with caplog.at_level("INFO", logger="pancreas_seg"):
         train(cohort, tmp_path / "run", config, fold=0, init=_weights(config, tmp_path))
     assert "not trained further: liver" in caplog.text
+
+
+@pytest.mark.parametrize("fold", ["0", "all"])
+def test_init_on_the_command_line_takes_the_configuration_of_the_weights(cohort, tmp_path, fold: str) -> None:
+    config = _config("pancreas", "liver").changed({"data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [16, 16, 8]}})
+    path = tmp_path / "start.safetensors"
+    torch.manual_seed(1)
+    save_weights(path, AttentionUNet.from_config(config), config)
+    command = ["train", "--data", str(cohort), "--out", str(tmp_path / "run"), "--fold", fold, "--init", str(path)]
+    assert main([*command, "--set", "train.steps=1", "--set", "train.validate_every=1"]) == 0
+    for run in tmp_path.glob("run/fold_*") if fold == "all" else [tmp_path / "run"]:
+        trained = load_weights(run / "last.safetensors")
+        assert trained.card["started_from"] == load_weights(path).sha256
+        assert trained.config.data == config.data
+        assert trained.config.train.learning_rate == fine_tuning(config).train.learning_rate
 
 
 def test_fine_tuning_is_shorter_and_gentler() -> None:
