@@ -119,6 +119,17 @@ class Geometry:
             letters[axis] = pair[0] if sign > 0 else pair[1]
         return "".join(letters)
 
+    def as_ras(self) -> Geometry:
+        """The same voxels with their axes in the order and direction closest to Right, Anterior, Superior."""
+        axes = [axis for axis, _ in self.ras_axes]
+        start = [0.0, 0.0, 0.0]
+        affine = self.affine.copy()
+        for world, (axis, sign) in enumerate(self.ras_axes):
+            affine[:3, world] = sign * self.affine[:3, axis]
+            start[axis] = 0.0 if sign > 0 else self.shape[axis] - 1.0
+        affine[:3, 3] = self.world(start)
+        return Geometry(_triple(self.shape[axis] for axis in axes), affine)
+
     def world(self, index: ArrayLike) -> NDArray[np.float64]:
         """RAS millimetres of voxel indices, shape (..., 3)."""
         return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
@@ -156,6 +167,8 @@ class Geometry:
         """True if both grids have the same shape and no corner differs by more than the tolerance."""
         return self.distance_mm(other) <= tolerance_mm
 
+
+_SLAB_VOXELS = 4_000_000
 
 Interpolation = Literal["nearest", "linear", "antialiased"]
 
@@ -204,13 +217,14 @@ def resample(
             raise ValueError("antialiased resampling needs grids with parallel axes")
         return _resample_oblique(array, matrix, offset, target.shape, interpolation, fill)
 
-    out = array if interpolation == "nearest" else array.astype(np.float32, copy=False)
+    out = array
     shrinking = sorted(range(3), key=lambda a: target.shape[axis_of[a]] / source.shape[a])
     for axis in shrinking:
         target_axis = axis_of[axis]
         position = matrix[axis, target_axis] * np.arange(target.shape[target_axis]) + offset[axis]
         out = _resample_axis(out, axis, position, interpolation, fill)
-    return np.ascontiguousarray(np.transpose(out, np.argsort(axis_of)))
+    out = np.transpose(out, np.argsort(axis_of))
+    return np.ascontiguousarray(out, dtype=array.dtype if interpolation == "nearest" else np.float32)
 
 
 def _resample_axis(
@@ -220,25 +234,28 @@ def _resample_axis(
     nearest = np.floor(position + 0.5).astype(np.intp)
     # A hair of tolerance keeps voxels that lie on the very edge inside despite rounding.
     outside = (position < -0.5 - 1e-4) | (position > n - 0.5 + 1e-4)
-    if interpolation == "nearest":
-        out = array.take(nearest.clip(0, n - 1), axis=axis)
-    elif interpolation == "antialiased" and len(position) > 1 and abs(position[1] - position[0]) > 1 + 1e-6:
+    if interpolation == "antialiased" and len(position) > 1 and abs(position[1] - position[0]) > 1 + 1e-6:
         out = _multiplied(_averaging_weights(n, position), array, axis)
+    elif interpolation == "nearest" or not (position - np.floor(position)).any():
+        out = array.take(nearest.clip(0, n - 1), axis=axis)
     else:
-        lower = np.floor(position).astype(np.intp)
-        shape = [1] * array.ndim
-        shape[axis] = -1
-        weight = (position - lower).astype(np.float32).reshape(shape)
-        if not weight.any():
-            out = array.take(lower.clip(0, n - 1), axis=axis)
-        else:
-            out = array.take(lower.clip(0, n - 1), axis=axis)
-            out += weight * (array.take((lower + 1).clip(0, n - 1), axis=axis) - out)
+        out = _multiplied(_linear_weights(n, position), array, axis)
     if fill is not None and outside.any():
         where: list[Any] = [slice(None)] * array.ndim
         where[axis] = outside
         out[tuple(where)] = fill
     return out
+
+
+def _linear_weights(n: int, position: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(m, n) weights of linear interpolation at m positions between n voxels; the border is repeated."""
+    lower = np.floor(position).astype(np.intp)
+    upper_share = position - lower
+    weights = np.zeros((len(position), n))
+    rows = np.arange(len(position))
+    np.add.at(weights, (rows, lower.clip(0, n - 1)), 1 - upper_share)
+    np.add.at(weights, (rows, (lower + 1).clip(0, n - 1)), upper_share)
+    return weights.astype(np.float32)
 
 
 def _averaging_weights(n: int, position: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -264,14 +281,28 @@ def _integrated_hat(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(0.5 + x - 0.5 * x * np.abs(x))
 
 
-def _multiplied(weights: NDArray[np.float32], array: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Weights (m, n) applied along an axis of length n of a 3D array."""
-    if axis == 0:
-        product = weights @ np.ascontiguousarray(array).reshape(len(array), -1)
-        return product.reshape(len(weights), *array.shape[1:])
-    if axis == 1:
-        return np.matmul(weights, array)
-    return np.matmul(array, weights.T)
+def _multiplied(weights: NDArray[np.float32], array: NDArray[Any], axis: int) -> NDArray[np.float32]:
+    """Weights (m, n) applied along an axis of length n of a 3D array of any number type.
+
+    The work is done in slabs across another axis, so that no more than a slab is held in float32 besides the result.
+    """
+    if array.flags.f_contiguous and not array.flags.c_contiguous:
+        return _multiplied(weights, array.T, 2 - axis).T
+    shape = list(array.shape)
+    shape[axis] = len(weights)
+    out = np.empty(shape, dtype=np.float32)
+    across = 0 if axis else 1
+    thickness = max(1, _SLAB_VOXELS * array.shape[across] // max(1, array.size))
+    for start in range(0, array.shape[across], thickness):
+        slab = (slice(None),) * across + (slice(start, start + thickness),)
+        part = np.ascontiguousarray(array[slab], dtype=np.float32)
+        if axis == 0:
+            out[slab] = (weights @ part.reshape(len(part), -1)).reshape(len(weights), *part.shape[1:])
+        elif axis == 1:
+            np.matmul(weights, part, out=out[slab])
+        else:
+            np.matmul(part, weights.T, out=out[slab])
+    return out
 
 
 def _resample_oblique(

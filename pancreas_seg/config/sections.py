@@ -137,6 +137,10 @@ class InferConfig:
     blend: Literal["gaussian", "constant"] = "gaussian"
     window_batch: int = 1
     """Windows (3D) or slices (2D: times 8) given to the network at once."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What runs the network: "auto" is OpenVINO on an x86-64 CPU where it is installed, else torch."""
+    torch_compile: bool = False
+    """Engine torch: compile the network first (needs a C++ compiler; pays for many CTs)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
 

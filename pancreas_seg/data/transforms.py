@@ -1,8 +1,4 @@
-"""From a CT in HU to what the network sees. Training and segmenting share this path.
-
-Deterministic part: orientation RAS, the model grid's spacing, the HU window to 0..1. Where the model grid is coarser,
-voxels are averaged: MONAI's Spacingd would pick single ones, and with them a fine CT's noise.
-"""
+"""MONAI transforms from a case's files to a training volume. The way to the model grid is the one of segmenting."""
 
 from __future__ import annotations
 
@@ -12,14 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Orientationd, ScaleIntensityRanged
+from monai.transforms import Compose, MapTransform
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pancreas_seg.config import IGNORE, Config
+from pancreas_seg.data.model_grid import image_on_grid, labels_on_grid, model_grid
 from pancreas_seg.errors import InputError
-from pancreas_seg.geometry import Geometry, resample
-from pancreas_seg.io import Scan, read_ct, read_mask
+from pancreas_seg.geometry import Geometry
+from pancreas_seg.io import read_ct, read_mask
 
 IMAGE, LABEL, CENTRES, LABELLED = "image", "label", "centres", "labelled"
 
@@ -32,75 +29,35 @@ def preprocessing(config: Config, with_label: bool = False) -> Compose:
 
     Gives the image in 0..1 and, with ``with_label``, the label map, both on the model grid in RAS.
     """
-    keys = [IMAGE, LABEL] if with_label else [IMAGE]
-    low, high = config.data.window_hu
-    return Compose(
-        [
-            Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-            ToModelGridd(keys, config.data.spacing_mm),
-            ScaleIntensityRanged([IMAGE], a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
-        ],
-        log_stats=False,
-    )
-
-
-def model_grid(grid: Geometry, spacing_mm: Sequence[float]) -> Geometry:
-    """The grid of another spacing that starts at the same voxel centre and reaches as far, to the nearest voxel."""
-    steps = np.asarray(spacing_mm) / grid.spacing_mm
-    i, j, k = (round((n - 1) / step) + 1 for n, step in zip(grid.shape, steps, strict=True))
-    affine = grid.affine.copy()
-    affine[:3, :3] *= steps
-    return Geometry((i, j, k), affine)
+    return Compose([ToModelGridd([IMAGE, LABEL] if with_label else [IMAGE], config)], log_stats=False)
 
 
 class ToModelGridd(MapTransform):
-    """Resample image and label, MetaTensors (1, I, J, K) in RAS, to a spacing.
+    """Bring image and label, MetaTensors (1, I, J, K), onto the model grid. See `pancreas_seg.data.model_grid`."""
 
-    The image is interpolated linearly, or averaged where the model grid is coarser. A voxel's label is the one with the
-    largest share of it, by the same interpolation, so that labels of thick slices become no staircase.
-    """
-
-    def __init__(self, keys: Sequence[str], spacing_mm: Sequence[float]) -> None:
+    def __init__(self, keys: Sequence[str], config: Config) -> None:
         super().__init__(keys)
-        self.spacing_mm = tuple(spacing_mm)
+        self.config = config
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.keys:
             source = _geometry(data[key])
-            target = model_grid(source, self.spacing_mm)
+            target = model_grid(source.as_ras(), self.config.data.spacing_mm)
             array = data[key][0].numpy()
             moved = (
-                _resampled_labels(array, source, target)
+                labels_on_grid(array, source, target)
                 if key == LABEL
-                else resample(array, source, target, "antialiased", fill=None)
+                else image_on_grid(array, source, target, self.config)
             )
             out[key] = as_metatensor(moved, target)
         return out
-
-
-def _resampled_labels(labels: NDArray[np.float32], source: Geometry, target: Geometry) -> NDArray[np.float32]:
-    """Labels (I, J, K) on another grid: for each voxel the value with the largest interpolated share."""
-    out = np.zeros(target.shape, dtype=np.float32)
-    largest = resample((labels == 0).astype(np.float32), source, target, "antialiased", fill=None)
-    for value in np.unique(labels[labels != 0]):
-        share = resample((labels == value).astype(np.float32), source, target, "antialiased", fill=None)
-        more = share > largest
-        out[more] = value
-        largest[more] = share[more]
-    return out
 
 
 def as_metatensor(array: NDArray[Any], geometry: Geometry) -> MetaTensor:
     """An (I, J, K) array on a grid as a float32 MetaTensor (1, I, J, K)."""
     tensor = torch.from_numpy(np.ascontiguousarray(array[None], dtype=np.float32))
     return MetaTensor(tensor, affine=torch.from_numpy(geometry.affine.copy()))
-
-
-def model_input(scan: Scan, config: Config) -> tuple[Tensor, Geometry]:
-    """The network's input for a scan: (1, I', J', K') float32 in 0..1, and the model grid it lies on."""
-    out = preprocessing(config)({IMAGE: as_metatensor(scan.image, scan.geometry)})[IMAGE]
-    return out.as_tensor().contiguous(), _geometry(out)
 
 
 def class_table(label_names: Mapping[int, str], config: Config) -> NDArray[np.uint8]:
@@ -196,7 +153,7 @@ class Compactd(MapTransform):
 
 def training_volume(config: Config) -> Compose:
     """Everything that is deterministic in training: read, preprocess, compact."""
-    steps = [ReadCased(config), *preprocessing(config, with_label=True).transforms, Compactd()]
+    steps = [ReadCased(config), preprocessing(config, with_label=True), Compactd()]
     # With log_stats MONAI logs a failing transform's input, and with it paths, which can name a patient.
     return Compose(steps, log_stats=False)
 

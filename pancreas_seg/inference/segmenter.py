@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
@@ -26,14 +24,20 @@ from pancreas_seg.inference.quality import Reason, Verdict, assess
 from pancreas_seg.inference.restore import restore_probability
 from pancreas_seg.inference.stage import Pass, Stage, fine_pass, timed, whole
 from pancreas_seg.io import Scan, replacing, write_image, write_mask
-from pancreas_seg.network.precision import choose_device
+from pancreas_seg.network.engine import Engine, make_engine
 from pancreas_seg.network.stages import load_ensemble
+from pancreas_seg.network.weights import Weights
 from pancreas_seg.network.windows import Progress
 
 RESULT_SCHEMA = "pancreas-seg-result-1"
 NOT_A_DEVICE = "Research software, not a medical device; not for diagnosis or treatment."
 
-_FOR_COARSE_TOO = ("infer.precision", "infer.window_batch")
+if TYPE_CHECKING:
+    from torch import nn
+
+    Networks = Engine | nn.Module | Sequence[nn.Module]
+
+_FOR_COARSE_TOO = ("infer.precision", "infer.window_batch", "infer.engine", "infer.torch_compile")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,19 +159,18 @@ class Segmenter:
         If there is no such device, or ``infer.mode`` is "cascade" without a coarse network.
     """
 
-    network: nn.Module | Sequence[nn.Module]
+    network: Networks
     config: Config
     weights_sha256: str = ""
     device: str = "auto"
-    coarse: tuple[nn.Module, Config] | None = None
+    coarse: tuple[Networks, Config] | None = None
     weights_files: tuple[str, ...] = ()
+    weights: tuple[Weights, ...] = ()
     _fine: Stage = field(init=False)
     _coarse: Stage | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        device = choose_device(self.device)
-        networks = (self.network,) if isinstance(self.network, nn.Module) else tuple(self.network)
-        self._fine = Stage(networks, self.config, device)
+        self._fine = Stage(_ready(self.network, self.config, self.device), self.config, self.weights)
         if self.config.infer.mode == "cascade" and self.coarse is None:
             raise ConfigError(
                 "config.no_coarse",
@@ -177,7 +180,7 @@ class Segmenter:
                 advice="Use infer.mode auto or full, or pack a coarse network with `pancreas-seg weights pack`.",
             )
         if self.coarse is not None and self.config.infer.mode != "full":
-            self._coarse = Stage((self.coarse[0],), self.coarse[1], device)
+            self._coarse = Stage(_ready(*self.coarse, self.device), self.coarse[1])
 
     @classmethod
     def from_weights(
@@ -201,13 +204,14 @@ class Segmenter:
         WeightsError, ConfigError
         """
         stages = load_ensemble(path)
-        coarse = None
-        if stages.coarse is not None:
-            both = [setting for setting in settings if setting.partition("=")[0].strip() in _FOR_COARSE_TOO]
-            coarse = stages.coarse.network(), stages.coarse.config.with_settings(both)
         config = stages.fine[0].config.with_settings(settings)
-        networks = [weights.network() for weights in stages.fine]
-        return cls(networks, config, stages.sha256, device, coarse, stages.files)
+        coarse = None
+        if stages.coarse is not None and config.infer.mode != "full":
+            both = [setting for setting in settings if setting.partition("=")[0].strip() in _FOR_COARSE_TOO]
+            its_config = stages.coarse.config.with_settings(both)
+            coarse = make_engine([stages.coarse], its_config, its_config.infer.engine, device), its_config
+        engine = make_engine(stages.fine, config, config.infer.engine, device)
+        return cls(engine, config, stages.sha256, device, coarse, stages.files, stages.fine)
 
     def attention_levels(self) -> tuple[int, ...]:
         """Levels of the fine networks that have a gate, finest (0) first.
@@ -289,15 +293,27 @@ class Segmenter:
             "config_fingerprint": self.config.fingerprint(),
             "mode": found.mode,
             "cascade": found.facts,
-            "device": self._fine.device.type,
-            "precision": self._fine.precision,
+            "engine": self._fine.engine.name,
+            "device": self._fine.engine.device,
+            "precision": self._fine.engine.precision,
             "versions": {
                 "pancreas_seg": __version__,
                 "python": platform.python_version(),
-                "torch": torch.__version__,
+                self._fine.engine.name: self._fine.engine.version,
                 "numpy": np.__version__,
             },
         }
+
+
+def _ready(networks: Networks, config: Config, device: str) -> Engine:
+    """An engine as it is; torch modules in one of torch."""
+    if hasattr(networks, "probabilities"):
+        return cast(Engine, networks)
+    from torch import nn
+
+    from pancreas_seg.network.torch_engine import TorchEngine
+
+    return TorchEngine([networks] if isinstance(networks, nn.Module) else networks, config, device)
 
 
 def _on_grid_of(

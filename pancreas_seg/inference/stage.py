@@ -6,22 +6,27 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.transforms import model_input
+from pancreas_seg.data.model_grid import model_input
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.inference.body import body_box
 from pancreas_seg.inference.clean import clean_mask
 from pancreas_seg.inference.restore import restore_mask
 from pancreas_seg.io import Scan
-from pancreas_seg.network.precision import Precision, choose_precision
-from pancreas_seg.network.windows import Progress, gate_levels, predict_attention, predict_probabilities
+from pancreas_seg.network.engine import Engine
+from pancreas_seg.network.weights import Weights
+from pancreas_seg.network.windows import Progress, sweep
+
+if TYPE_CHECKING:
+    from pancreas_seg.network.torch_engine import TorchEngine
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +35,7 @@ class Prediction:
 
     Parameters
     ----------
-    image : (1, I, J, K) float32 tensor
+    image : (1, I, J, K) float32 array
         On the model grid, in 0..1.
     model : Geometry
         The model grid.
@@ -38,7 +43,7 @@ class Prediction:
         Of the classes that were asked for, averaged over the stage's networks.
     """
 
-    image: Tensor
+    image: NDArray[np.float32]
     model: Geometry
     probabilities: NDArray[np.float32]
 
@@ -71,24 +76,15 @@ class Stage:
 
     Parameters
     ----------
-    networks : tuple of Module
-        Each gives logits (N, 1 + classes, *S).
+    engine : Engine
     config : Config
-    device : torch.device
+    weights : tuple of Weights
+        Of the networks, for what only torch can tell; may be left out where the engine is torch.
     """
 
-    networks: tuple[nn.Module, ...]
+    engine: Engine
     config: Config
-    device: torch.device
-    precision: Precision = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.precision = choose_precision(self.config.infer.precision, self.device)
-        layout = torch.channels_last if self.config.network.spatial_dims == 2 else torch.channels_last_3d
-        self.networks = tuple(
-            network.eval().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
-            for network in self.networks
-        )
+    weights: tuple[Weights, ...] = ()
 
     def predict(
         self,
@@ -98,20 +94,32 @@ class Stage:
         prefix: str = "",
         progress: Progress | None = None,
     ) -> Prediction:
-        """Preprocess a CT and give the probabilities of the named classes.
+        """Preprocess a CT and give the probabilities of the named classes; outside the body they are 0.
 
         Seconds are added to ``timings`` under "preprocess" and "network" with the prefix in front.
         """
         classes = [1 + self.config.data.classes.index(name) for name in names]
         with timed(timings, f"{prefix}preprocess"):
             image, model = model_input(scan, self.config)
+            body = body_box(image[0], model.spacing_mm)
         with timed(timings, f"{prefix}network"):
-            found = predict_probabilities(self.networks, image, self.config, classes, self.precision, progress)
-        return Prediction(image, model, found.numpy())
+            run = partial(self.engine.probabilities, classes=classes)
+            found = sweep(run, image, self.config, len(classes), progress, body)
+        return Prediction(image, model, found)
 
-    def attention(self, image: Tensor, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Attention coefficients (L, I, J, K) of a preprocessed image, see `predict_attention`."""
-        return predict_attention(self.networks, image, self.config, self.precision, progress).numpy()
+    def attention(self, image: NDArray[np.float32], progress: Progress | None = None) -> NDArray[np.float32]:
+        """Attention coefficients (L, I, J, K), 0 to 1, of a preprocessed image, finest level first."""
+        levels = self.attention_levels()
+        run = partial(self._torch.attention, levels=levels)
+        return sweep(run, image, self.config, len(levels), progress)
+
+    @cached_property
+    def _torch(self) -> TorchEngine:
+        from pancreas_seg.network.torch_engine import TorchEngine
+
+        if isinstance(self.engine, TorchEngine):
+            return self.engine
+        return TorchEngine([weights.network() for weights in self.weights], self.config, self.engine.device)
 
     def attention_levels(self) -> tuple[int, ...]:
         """Levels that have a gate, finest (0) first.
@@ -121,7 +129,9 @@ class Stage:
         ConfigError
             If there are none, or not the same in all networks.
         """
-        levels = sorted({gate_levels(network) for network in self.networks})
+        from pancreas_seg.network.torch_engine import gate_levels
+
+        levels = sorted({gate_levels(network) for network in self._torch.networks})
         if levels == [()]:
             shape = self.config.network
             code, found = "config.no_gates", f"none (gate = {shape.gate!r} with {len(shape.channels)} levels)"

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from numpy.typing import NDArray
 
 from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
@@ -204,14 +204,14 @@ def pack_weights(out: Path, fine: Sequence[str | Path], coarse: str | Path | Non
     check_alike([weights for _, weights in networks])
     if coarse is not None:
         networks.insert(0, ("coarse", load_weights(coarse)))
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, NDArray[Any]] = {}
     listed = []
     for n, (stage, weights) in enumerate(networks):
         weights.network()  # raises where the tensors don't fit
         config = weights.config
         if stage == "fine":
             config = replace(config, infer=replace(config.infer, mode="auto"))
-        tensors |= {f"{n}.{name}": stored(value, half) for name, value in weights.state.items()}
+        tensors |= {f"{n}.{name}": stored(value, half) for name, value in weights.arrays.items()}
         card = {**weights.card, "packed_from": weights.sha256}
         listed.append({"stage": stage, "config": config.to_toml(), "card": card})
     metadata = {
@@ -237,10 +237,10 @@ def _load_starter() -> Stages:
         return load_stages(path)
 
 
-def _network(n: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], sha256: str, path: Path) -> Weights:
+def _network(n: int, entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], sha256: str, path: Path) -> Weights:
     prefix = f"{n}."
-    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return Weights(state, parsed_config(entry["config"], path), dict(entry["card"]), sha256, path)
+    arrays = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return Weights(arrays, parsed_config(entry["config"], path), dict(entry["card"]), sha256, path)
 
 
 def _bad_stages(path: Path, found: str) -> WeightsError:

@@ -1,4 +1,7 @@
-"""Weights files: safetensors with the configuration as text inside. Pickle is never loaded."""
+"""Weights files: safetensors with the configuration as text inside. Pickle is never loaded.
+
+Reading a file needs no torch; making the network does.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
+import safetensors.numpy
+from numpy.typing import NDArray
 
 from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError, WeightsError
 from pancreas_seg.io import replacing
-from pancreas_seg.network.attention_unet import AttentionUNet
+
+if TYPE_CHECKING:
+    import torch
+
+    from pancreas_seg.network.attention_unet import AttentionUNet
 
 _FORMAT = "pancreas-seg-1"
 _LARGEST_METADATA_BYTES = 10_000_000
@@ -29,8 +37,8 @@ class Weights:
 
     Parameters
     ----------
-    state : mapping of str to Tensor
-        The network's state dictionary.
+    arrays : mapping of str to array
+        The tensors, under the names of the network's state dictionary.
     config : Config
         What the network was trained with.
     card : mapping of str to str
@@ -40,11 +48,18 @@ class Weights:
     path : Path
     """
 
-    state: Mapping[str, Tensor]
+    arrays: Mapping[str, NDArray[Any]]
     config: Config
     card: Mapping[str, str]
     sha256: str
     path: Path
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The network's state dictionary."""
+        import torch
+
+        return {name: torch.from_numpy(np.array(value)) for name, value in self.arrays.items()}
 
     def network(self) -> AttentionUNet:
         """The network with these weights, in evaluation mode.
@@ -54,18 +69,25 @@ class Weights:
         WeightsError
             If the tensors don't fit the network that the configuration describes.
         """
+        from pancreas_seg.network.attention_unet import AttentionUNet
+
         network = AttentionUNet.from_config(self.config)
         try:
             network.load_state_dict({name: value.float() for name, value in self.state.items()})
         except RuntimeError as error:
-            raise WeightsError(
-                "weights.mismatch",
-                where=self.path,
-                found="tensors that don't fit the network that the file's configuration describes",
-                expected="both from the same training",
-                advice=f"Use an unchanged file. {str(error).splitlines()[0]}",
-            ) from error
+            raise mismatch(self.path, str(error).splitlines()[0]) from error
         return network.eval()
+
+
+def mismatch(path: Path, why: str) -> WeightsError:
+    """The error for tensors that are not those of the network in the file's configuration."""
+    return WeightsError(
+        "weights.mismatch",
+        where=path,
+        found="tensors that don't fit the network that the file's configuration describes",
+        expected="both from the same training",
+        advice=f"Use an unchanged file. {why}",
+    )
 
 
 def save_weights(
@@ -75,7 +97,7 @@ def save_weights(
 
     With ``half`` floating-point tensors are stored in 16 bits.
     """
-    state = {name: stored(value, half) for name, value in network.state_dict().items()}
+    state = {name: stored(value.detach().cpu().numpy(), half) for name, value in network.state_dict().items()}
     metadata = {
         "format": _FORMAT,
         "written_by": f"pancreas-seg {__version__}",
@@ -86,20 +108,22 @@ def save_weights(
     save_tensors(path, state, metadata)
 
 
-def stored(value: Tensor, half: bool) -> Tensor:
-    """A tensor as it is written: on the CPU and, with ``half``, in 16 bits if it holds floating-point numbers.
+def stored(value: NDArray[Any], half: bool) -> NDArray[Any]:
+    """An array as it is written: with ``half`` in 16 bits if it holds floating-point numbers.
 
     One with a number that 16 bits cannot hold stays as it is.
     """
-    if half and value.is_floating_point() and bool((small := value.half()).isfinite().all()):
-        value = small
-    return value.detach().cpu().contiguous()
+    if half and value.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            small = value.astype(np.float16)
+        value = small if np.isfinite(small).all() else value
+    return np.ascontiguousarray(value).reshape(value.shape)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write tensors and text to a safetensors file, whole or not at all; the same content gives the same bytes."""
     with replacing(path) as temporary:
-        temporary.write_bytes(_in_fixed_order(safetensors.torch.save(dict(tensors), dict(metadata))))
+        temporary.write_bytes(_in_fixed_order(safetensors.numpy.save(dict(tensors), dict(metadata))))
 
 
 def _in_fixed_order(content: bytes) -> bytes:
@@ -113,7 +137,7 @@ def _in_fixed_order(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[start:]
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
+def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str], str]:
     """Tensors, text and SHA-256 of a safetensors file.
 
     Raises
@@ -141,7 +165,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], str]:
             "torch and save it with pancreas_seg.network.weights.save_weights.",
         )
     try:
-        tensors = safetensors.torch.load(content)
+        tensors = safetensors.numpy.load(content)
         size = int.from_bytes(content[:8], "little")
         if size > _LARGEST_METADATA_BYTES:
             raise ValueError("header too large")
@@ -169,7 +193,7 @@ def load_weights(path: str | Path) -> Weights:
     return one_network(*load_tensors(Path(path)), Path(path))
 
 
-def one_network(state: Mapping[str, Tensor], metadata: Mapping[str, str], sha256: str, path: Path) -> Weights:
+def one_network(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], sha256: str, path: Path) -> Weights:
     """What `load_tensors` gave for a file of one network. Raises as `load_weights`."""
     if "stages" in metadata:
         raise WeightsError(
@@ -192,7 +216,7 @@ def one_network(state: Mapping[str, Tensor], metadata: Mapping[str, str], sha256
         card = json.loads(metadata.get("card", "{}"))
     except ValueError as error:
         raise _unknown_config(path, metadata.get("written_by"), error) from error
-    return Weights(state, config, card, sha256, path)
+    return Weights(arrays, config, card, sha256, path)
 
 
 def parsed_config(text: str, path: Path, written_by: str | None = None) -> Config:

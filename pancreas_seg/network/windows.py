@@ -1,163 +1,146 @@
-"""A whole volume through the network: sliding 3D windows, or slice by slice. Training validates with it too."""
+"""A whole volume through the network: windows of it one after the other, blended where they overlap.
+
+Notation: C channels of the input, K of the output; (I, J, K') is the volume, ``*S`` a window's spatial axes, three for
+3D patches, the first two for slices.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 
-import torch
-from monai.inferers import SliceInferer, SlidingWindowInferer
-from torch import Tensor, nn
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 
 from pancreas_seg.config import Config
-from pancreas_seg.network.attention_unet import AttentionUNet
-from pancreas_seg.network.precision import Precision, autocast
+from pancreas_seg.geometry import Box
 
 Progress = Callable[[int, int], None]
 """Called with windows done and windows in all."""
 
+Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Gives (N, K, *S) for windows (N, C, *S)."""
+
 _SLICES_AT_ONCE = 8
 
 
-def predict_probabilities(
-    network: nn.Module | Sequence[nn.Module],
-    image: Tensor,
-    config: Config,
-    classes: Sequence[int],
-    precision: Precision = "fp32",
-    progress: Progress | None = None,
-) -> Tensor:
-    """Class probabilities of a preprocessed volume, blended over overlapping windows.
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one size that cover a box of a volume.
 
     Parameters
     ----------
-    network : Module, or sequence of Module
-        Gives logits (N, C, *S) in evaluation mode; on the device to compute on. The probabilities of several are
-        averaged.
-    image : (1, I, J, K) float32 tensor
+    size : (3,) ints
+        Voxels; for slices the last is 1.
+    starts : tuple of (3,) ints
+        First voxel of each window.
+    """
+
+    size: tuple[int, int, int]
+    starts: tuple[tuple[int, int, int], ...]
+
+    def slices(self, start: Sequence[int]) -> tuple[slice, slice, slice]:
+        i, j, k = (slice(a, a + n) for a, n in zip(start, self.size, strict=True))
+        return i, j, k
+
+
+def plan_windows(shape: Sequence[int], config: Config, inside: Box | None = None) -> Windows:
+    """Windows for a volume, or for a box of it: of ``data.patch_size``, or the volume's own size where that is smaller.
+
+    Along each axis there are as many as ``infer.overlap`` takes at least, spread evenly, the first and the last flush
+    with the ends.
+    """
+    box = inside or Box((0, 0, 0), (int(shape[0]), int(shape[1]), int(shape[2])))
+    patch = config.data.patch_size
+    wanted = (*patch, 1) if len(patch) == 2 else patch
+    size = [min(int(n), int(w)) for n, w in zip(shape, wanted, strict=True)]
+    along = []
+    for axis, window in enumerate(size):
+        # A window is never smaller than the patch where the volume has room, so the box may have to give way.
+        start = min(box.start[axis], shape[axis] - window)
+        stop = max(box.stop[axis], start + window)
+        step = max(1, int(window * (1 - config.infer.overlap))) if window > 1 else 1
+        n = 1 + math.ceil((stop - start - window) / step)
+        along.append([int(start + round(v)) for v in np.linspace(0, stop - start - window, n)])
+    return Windows((size[0], size[1], size[2]), tuple((i, j, k) for k, j, i in product(*reversed(along))))
+
+
+def sweep(
+    predict: Predictor,
+    image: NDArray[np.float32],
+    config: Config,
+    n_channels: int,
+    progress: Progress | None = None,
+    inside: Box | None = None,
+) -> NDArray[np.float32]:
+    """What a predictor says of a preprocessed volume, blended over overlapping windows.
+
+    Windows without a voxel above 0 (all of it below the HU window: air) are left out.
+
+    Parameters
+    ----------
+    predict : callable
+    image : (1, I, J, K') array
         In 0..1 on the model grid.
     config : Config
-        Window size (``data.patch_size``), overlap and blending.
-    classes : sequence of int
-        Channels to keep, K of them.
+        Window size (``data.patch_size``), overlap, blending, ``infer.window_batch``.
+    n_channels : int
+        K.
     progress : callable, optional
+    inside : Box, optional
+        Voxels to look at; by default all.
 
     Returns
     -------
-    (K, I, J, K') float32 tensor, on the CPU
+    (K, I, J, K') float32 array
+        0 where no window was.
     """
-    networks = (network,) if isinstance(network, nn.Module) else tuple(network)
-
-    def probabilities(batch: Tensor) -> Tensor:
-        found = []
-        for one in networks:
-            with autocast(precision, batch.device):
-                logits = one(batch)
-            found.append(torch.softmax(logits.float(), dim=1)[:, list(classes)])
-        return torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
-
-    return _swept(probabilities, networks, image, config, progress)
-
-
-def predict_attention(
-    network: nn.Module | Sequence[nn.Module],
-    image: Tensor,
-    config: Config,
-    precision: Precision = "fp32",
-    progress: Progress | None = None,
-) -> Tensor:
-    """Attention coefficients of a preprocessed volume, blended over overlapping windows like the probabilities.
-
-    Parameters
-    ----------
-    network : AttentionUNet, or sequence of them with gates on the same levels
-        The coefficients of several are averaged.
-    image, config, precision, progress
-        As for `predict_probabilities`.
-
-    Returns
-    -------
-    (L, I, J, K) float32 tensor, on the CPU
-        0 to 1, one channel for each of the L levels that have a gate (see `gate_levels`), finest first.
-    """
-    networks = cast(tuple[AttentionUNet, ...], (network,) if isinstance(network, nn.Module) else tuple(network))
-    levels = gate_levels(networks[0])
-
-    def coefficients(batch: Tensor) -> Tensor:
-        total = torch.zeros((), device=batch.device)
-        for one in networks:
-            with autocast(precision, batch.device):
-                maps = one.attention_maps(batch)
-            total = total + torch.cat([maps[f"level_{n}"].float() for n in levels], dim=1)
-        return total / len(networks)
-
-    return _swept(coefficients, networks, image, config, progress)
-
-
-def gate_levels(network: nn.Module) -> tuple[int, ...]:
-    """Levels of a network that have an attention gate, finest (0) first; none for a network without gates."""
-    return tuple(sorted(int(name) for name in getattr(network, "gates", ())))
-
-
-def _swept(
-    predictor: Callable[[Tensor], Tensor],
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    config: Config,
-    progress: Progress | None,
-) -> Tensor:
-    """What a predictor gives for a volume's windows (N, C, *S), blended: (K, I, J, K') float32 on the CPU."""
-    device = next(networks[0].parameters(), torch.empty(0)).device
+    windows = plan_windows(image.shape[1:], config, inside)
     slices = config.network.spatial_dims == 2
-    layout = torch.channels_last if slices else torch.channels_last_3d
-    total = count_windows(image.shape[1:], config)
+    volume = neighbour_channels(image, config.data.neighbour_slices) if slices else image
+    starts = [start for start in windows.starts if image[(0, *windows.slices(start))].any()]
+    weight = _blending_weight(windows.size, config.infer.blend)
+    out = np.zeros((n_channels, *image.shape[1:]), dtype=np.float32)
+    total = np.zeros(image.shape[1:], dtype=np.float32)
     done = 0
-
-    def counted(batch: Tensor) -> Tensor:
-        nonlocal done
-        out = predictor(batch.contiguous(memory_format=layout))
+    for batch in _batches(starts, config.infer.window_batch * (_SLICES_AT_ONCE if slices else 1)):
+        given = np.stack([volume[(slice(None), *windows.slices(start))] for start in batch])
+        found = predict(given[..., 0] if slices else given)
+        for start, values in zip(batch, found[..., None] if slices else found, strict=True):
+            where = windows.slices(start)
+            out[(slice(None), *where)] += values * weight
+            total[where] += weight
         done += len(batch)
         if progress is not None:
-            progress(min(done, total), total)
-        return out
-
-    volume = neighbour_channels(image, config.data.neighbour_slices) if slices else image
-    with torch.inference_mode():
-        out = _inferer(config, device)(volume[None], counted)
-    return torch.as_tensor(out)[0].float().cpu()
+            progress(done, len(starts))
+    if progress is not None and not starts:
+        progress(1, 1)
+    np.divide(out, total, out=out, where=total > 0)
+    return out
 
 
-def count_windows(shape: Sequence[int], config: Config) -> int:
-    """Windows that a volume of a shape (I, J, K) takes."""
-    total = 1
-    size = config.data.patch_size
-    for n, window in zip(shape, size, strict=False):
-        step = max(1, int(window * (1 - config.infer.overlap)))
-        total *= 1 + max(0, math.ceil((int(n) - window) / step))
-    return total * (int(shape[2]) if len(size) == 2 else 1)
-
-
-def neighbour_channels(image: Tensor, neighbours: int) -> Tensor:
+def neighbour_channels(image: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:
     """(1, I, J, K) to (1 + 2·neighbours, I, J, K): channel c at slice k is slice k + c - neighbours, zero outside."""
     if neighbours == 0:
         return image
-    n = int(image.shape[-1])
-    padded = F.pad(image, (neighbours, neighbours))
-    return torch.cat([padded[..., c : c + n] for c in range(1 + 2 * neighbours)])
+    n = image.shape[-1]
+    padded = np.pad(image, ((0, 0), (0, 0), (0, 0), (neighbours, neighbours)))
+    return np.concatenate([padded[..., c : c + n] for c in range(1 + 2 * neighbours)])
 
 
-def _inferer(config: Config, device: torch.device) -> SlidingWindowInferer:
-    infer, size = config.infer, config.data.patch_size
-    options = {
-        "overlap": infer.overlap,
-        "mode": infer.blend,
-        "padding_mode": "constant",
-        "cval": 0.0,
-        "sw_device": device,
-        "device": torch.device("cpu"),
-    }
-    if len(size) == 2:
-        return SliceInferer(roi_size=size, spatial_dim=2, sw_batch_size=_SLICES_AT_ONCE * infer.window_batch, **options)
-    return SlidingWindowInferer(roi_size=size, sw_batch_size=infer.window_batch, **options)
+def _batches(starts: list[tuple[int, int, int]], n: int) -> Iterator[list[tuple[int, int, int]]]:
+    for first in range(0, len(starts), n):
+        yield starts[first : first + n]
+
+
+def _blending_weight(size: Sequence[int], blend: str) -> NDArray[np.float32]:
+    """How much each voxel of a window counts: alike, or by a Gaussian of an eighth of the window."""
+    weight = np.ones(tuple(size), dtype=np.float64)
+    if blend == "gaussian":
+        for axis, n in enumerate(size):
+            if n > 1:
+                x = (np.arange(n) - (n - 1) / 2) / (0.125 * n)
+                weight *= np.exp(-0.5 * x**2).reshape([-1 if a == axis else 1 for a in range(len(size))])
+    return np.asarray(weight.clip(1e-3), dtype=np.float32)

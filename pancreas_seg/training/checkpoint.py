@@ -6,8 +6,11 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -40,15 +43,15 @@ def save_checkpoint(
     average: AveragedModel | None = None,
 ) -> None:
     """Write everything that continuing needs, whole or not at all; ``cases`` tells which cases it is of."""
-    tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors = {f"network.{name}": _array(value) for name, value in network.state_dict().items()}
     if average is not None:
-        tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.state_dict().items()}
+        tensors |= {f"average.{k}": _array(v) for k, v in average.state_dict().items()}
     state = optimizer.state_dict()
     plain: dict[str, dict[str, object]] = {}
     for index, values in state["state"].items():
         for key, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous()
+                tensors[f"optimizer.{index}.{key}"] = _array(value)
             else:
                 plain.setdefault(str(index), {})[key] = value
     metadata = {
@@ -78,7 +81,8 @@ def load_checkpoint(
     ConfigError
         If it was trained with other settings of data, augment, network or train, or on other cases.
     """
-    tensors, metadata, _ = load_tensors(path)
+    arrays, metadata, _ = load_tensors(path)
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
     if "progress" not in metadata:
         raise WeightsError(
             "weights.no_checkpoint",
@@ -119,3 +123,7 @@ def load_checkpoint(
             group["betas"] = tuple(group["betas"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return Progress(**json.loads(metadata["progress"]))
+
+
+def _array(value: Tensor) -> NDArray[Any]:
+    return np.asarray(value.detach().cpu().contiguous().numpy())

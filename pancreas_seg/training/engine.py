@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from pancreas_seg.data.transforms import IMAGE, LABEL, LABELLED
 from pancreas_seg.errors import TrainingError
 from pancreas_seg.network.loss import SegmentationLoss
 from pancreas_seg.network.precision import Precision, autocast
-from pancreas_seg.network.windows import predict_probabilities
+from pancreas_seg.network.torch_engine import TorchEngine
+from pancreas_seg.network.windows import sweep
 from pancreas_seg.training.dice import ClassDice
 from pancreas_seg.training.processes import Processes
 
@@ -131,12 +134,17 @@ def make_evaluator(
     names = config.data.classes
     outputs = [1 + names.index(name) for name in config.infer.output]
     dice = ClassDice(config.out_channels, names, config.infer.output, processes)
+    running = replace(config, infer=replace(config.infer, precision=precision, torch_compile=False))
 
     def iteration(engine: SupervisedEvaluator, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        engine.network.eval()
-        image = batch[IMAGE][0].float()
-        probabilities = predict_probabilities(engine.network, image, config, range(config.out_channels), precision)
-        prediction = decided(probabilities, outputs)[None, None]
+        run = TorchEngine([engine.network], running, str(processes.device))
+        probabilities = sweep(
+            partial(run.probabilities, classes=range(config.out_channels)),
+            batch[IMAGE][0].float().cpu().numpy(),
+            config,
+            config.out_channels,
+        )
+        prediction = decided(torch.from_numpy(probabilities), outputs)[None, None]
         return {"pred": prediction, "label": batch[LABEL], "labelled": batch[LABELLED]}
 
     evaluator = SupervisedEvaluator(

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.transforms import model_input
+from pancreas_seg.data.model_grid import model_input
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import resample
 from pancreas_seg.inference.cohort import find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
+from pancreas_seg.inference.stage import Stage
 from pancreas_seg.io import read_ct
 from pancreas_seg.network.attention_unet import AttentionUNet
-from pancreas_seg.network.windows import gate_levels, predict_attention
+from pancreas_seg.network.torch_engine import TorchEngine, gate_levels
 from tests.conftest import ORIENTATIONS, oblique_affine
 from tests.inference.test_cascade import Band
 
@@ -47,6 +48,14 @@ def _network(config: Config, seed: int = 0) -> AttentionUNet:
 @pytest.fixture
 def volume() -> np.ndarray:
     return np.random.default_rng(1).integers(-900, 300, SHAPE).astype(np.int16)
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0.1, 1, (1, *shape)).astype(np.float32)
+
+
+def _attention(networks: list[AttentionUNet], image: np.ndarray, config: Config) -> np.ndarray:
+    return Stage(TorchEngine(networks, config), config).attention(image)
 
 
 def _oblique():
@@ -79,7 +88,7 @@ def test_the_file_holds_what_the_gates_say(write_nifti, tmp_path, volume, reorie
     x, model = model_input(read_ct(path), config)
     assert x.shape[1:] == SHAPE
     with torch.inference_mode():
-        maps = network.attention_maps(x[None])
+        maps = network.attention_maps(torch.from_numpy(x[None]))
     for n, level in enumerate(levels):
         expected = resample(maps[f"level_{level}"][0, 0].numpy(), model, read_ct(path).geometry, "linear", fill=None)
         assert expected.std() > 0.05
@@ -94,18 +103,18 @@ def test_windows_are_blended(dims: int) -> None:
     for gate in network.gates.values():
         torch.nn.init.zeros_(gate.psi.weight)
         torch.nn.init.constant_(gate.psi.bias, 1.0)
-    out = predict_attention(network, torch.rand(1, 20, 13, 9), config)
+    out = _attention([network], _noise(20, 13, 9), config)
     assert out.shape == (2, 20, 13, 9)
-    torch.testing.assert_close(out, torch.full_like(out, torch.sigmoid(torch.tensor(1.0)).item()))
+    np.testing.assert_allclose(out, 1 / (1 + np.exp(-1.0)), rtol=1e-5)
 
 
 def test_an_ensemble_s_attention_is_the_mean() -> None:
     config = _config(patch=(8, 8, 8))
     networks = [_network(config, seed) for seed in (1, 2)]
-    image = torch.rand(1, 14, 9, 8)
-    alone = [predict_attention(network, image, config) for network in networks]
-    torch.testing.assert_close(predict_attention(networks, image, config), (alone[0] + alone[1]) / 2)
-    assert (alone[0] - alone[1]).abs().max() > 0.1
+    image = _noise(14, 9, 8)
+    alone = [_attention([network], image, config) for network in networks]
+    np.testing.assert_allclose(_attention(networks, image, config), (alone[0] + alone[1]) / 2, atol=1e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
 
 
 def test_attention_is_0_outside_the_box_of_a_cascade(write_nifti) -> None:

@@ -17,7 +17,6 @@ from pancreas_seg.io import read_ct
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.stages import pack_weights
 from pancreas_seg.network.weights import save_weights
-from pancreas_seg.network.windows import predict_probabilities
 
 CONFIG = Config().changed(
     {
@@ -46,17 +45,6 @@ def _saved(path: Path, seed: int, config: Config = CONFIG) -> Path:
 def scan(write_nifti):
     array = np.random.default_rng(0).integers(-900, 300, (26, 24, 18)).astype(np.int16)
     return read_ct(write_nifti(array))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_probabilities_are_averaged(dims: int) -> None:
-    config = CONFIG.changed({"network": {"spatial_dims": dims}, "data": {"patch_size": [16] * dims}})
-    networks = [_network(seed, config) for seed in (1, 2, 3)]
-    image = torch.rand(1, 26, 17, 20)
-    alone = [predict_probabilities(network, image, config, [1]) for network in networks]
-    together = predict_probabilities(networks, image, config, [1])
-    torch.testing.assert_close(together, torch.stack(alone).mean(dim=0), atol=1e-6, rtol=0)
-    assert (alone[0] - together).abs().max() > 0.05
 
 
 def test_an_ensemble_is_the_mean_of_its_networks(tmp_path, scan) -> None:

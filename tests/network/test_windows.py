@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
 
 from pancreas_seg.config import Config
-from pancreas_seg.network.windows import count_windows, neighbour_channels, predict_probabilities
+from pancreas_seg.geometry import Box
+from pancreas_seg.network.windows import neighbour_channels, plan_windows, sweep
 
 
 def _config(dims: int, size: list[int], **infer) -> Config:
@@ -14,69 +17,110 @@ def _config(dims: int, size: list[int], **infer) -> Config:
     )
 
 
-class ValueNetwork(nn.Module):
-    """Two classes whose probability depends on the voxel's own value alone, so blending must not change it."""
+def _image(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).uniform(0.1, 1, (1, *shape)).astype(np.float32)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([-x[:, :1], x[:, :1]], dim=1)
+
+def _same(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return windows[:, :1]
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (20, 13, 9), (5, 30, 4)])
 @pytest.mark.parametrize(("dims", "size"), [(3, [8, 8, 8]), (2, [8, 8]), (2, [64, 64])])
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])
 def test_every_voxel_comes_back_in_its_place(shape, dims: int, size: list[int], blend: str) -> None:
-    image = torch.randn(1, *shape)
+    image = _image(*shape)
     done: list[tuple[int, int]] = []
     config = _config(dims, size, blend=blend)
-    out = predict_probabilities(ValueNetwork(), image, config, [1], progress=lambda *a: done.append(a))
-    torch.testing.assert_close(out, torch.sigmoid(2 * image), atol=1e-5, rtol=1e-5)
-    total = count_windows(shape, config)
-    assert done[-1] == (total, total)
+    out = sweep(_same, image, config, 1, progress=lambda *a: done.append(a))
+    np.testing.assert_allclose(out, image, atol=1e-6)
+    n = len(plan_windows(shape, config).starts)
+    assert done[-1] == (n, n)
 
 
-class CornerNetwork(nn.Module):
-    """Foreground wherever a window's first half is, so the blending weights show."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = torch.full((len(x), 2, *x.shape[2:]), -50.0)
-        logits[:, 0], logits[:, 1] = 50.0, -50.0
-        logits[:, 1, : x.shape[2] // 2] = 50.0
-        logits[:, 0, : x.shape[2] // 2] = -50.0
-        return logits
+def _position_in_window(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A prediction that depends on where in the window a voxel lies, so that blending shows."""
+    ramp = np.arange(np.prod(windows.shape[2:]), dtype=np.float32).reshape(windows.shape[2:])
+    return windows * 0 + ramp
 
 
-def test_gaussian_blending_trusts_the_middle_of_a_window() -> None:
-    image = torch.zeros(1, 12, 8, 8)
-    even = predict_probabilities(CornerNetwork(), image, _config(3, [8, 8, 8], blend="constant"), [1])[0, :, 4, 4]
-    round_ = predict_probabilities(CornerNetwork(), image, _config(3, [8, 8, 8], blend="gaussian"), [1])[0, :, 4, 4]
-    assert even[5] == pytest.approx(0.5, abs=1e-3)  # in both windows, foreground in the second only
-    assert even[0] == round_[0] == 1.0
-    assert round_[4] < 0.5 < round_[7]  # 4 is near the first window's middle, 7 near the second's
+@pytest.mark.parametrize("blend", ["gaussian", "constant"])
+def test_blending_is_that_of_monai(blend: str) -> None:
+    """With lengths that both divide alike: steps of half a window, no rest."""
+    image = _image(16, 12, 8)
+    out = sweep(_position_in_window, image, _config(3, [8, 8, 8], blend=blend), 1)
+    slow = sliding_window_inference(
+        torch.from_numpy(image)[None],
+        (8, 8, 8),
+        1,
+        lambda x: torch.from_numpy(_position_in_window(x.numpy())),
+        overlap=0.5,
+        mode=blend,
+    )
+    np.testing.assert_allclose(out, slow[0].numpy(), rtol=1e-5)
 
 
-def test_chosen_classes_come_in_the_order_asked_for() -> None:
-    class Three(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.cat([0 * x, x, 2 * x], dim=1)
+@pytest.mark.parametrize("length", [8, 9, 12, 13, 31])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75])
+def test_windows_cover_all_and_overlap_enough(length: int, overlap: float) -> None:
+    windows = plan_windows((length, 8, 8), _config(3, [8, 8, 8], overlap=overlap))
+    starts = sorted({i for i, _, _ in windows.starts})
+    assert starts[0] == 0
+    assert starts[-1] + 8 == length
+    steps = np.diff(starts)
+    assert (steps <= 8 * (1 - overlap)).all()
+    assert len(steps) == 0 or steps.max() - steps.min() <= 1
 
-    image = torch.randn(1, 8, 8, 8)
-    out = predict_probabilities(Three(), image, _config(3, [8, 8, 8]), [2, 0])
-    expected = torch.softmax(torch.cat([0 * image, image, 2 * image]), dim=0)[[2, 0]]
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+def test_windows_stay_inside_a_box_unless_it_is_smaller_than_one() -> None:
+    config = _config(3, [8, 8, 8])
+    windows = plan_windows((40, 40, 40), config, Box((10, 0, 37), (30, 40, 40)))
+    i, _, k = (sorted({start[axis] for start in windows.starts}) for axis in range(3))
+    assert (i[0], i[-1] + 8) == (10, 30)
+    assert k == [32]
+
+
+def test_a_window_is_no_larger_than_the_volume() -> None:
+    windows = plan_windows((5, 30, 4), _config(3, [8, 8, 8]))
+    assert windows.size == (5, 8, 4)
+
+
+def test_windows_of_air_are_left_out() -> None:
+    image = _image(24, 8, 8)
+    image[:, 8:16] = 0
+    seen = []
+
+    def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(windows)
+        return windows * 0 + 1
+
+    out = sweep(run, image, _config(3, [8, 8, 8], overlap=0.0), 1)
+    assert len(seen) == 2
+    assert (out[0, 8:16] == 0).all()
+    assert (out[0, :8] == 1).all()
+
+
+def test_batches_hold_as_many_windows_as_asked_for() -> None:
+    sizes = []
+
+    def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        sizes.append(len(windows))
+        return windows
+
+    sweep(run, _image(24, 24, 8), _config(3, [8, 8, 8], overlap=0.0, window_batch=4), 1)
+    assert sizes == [4, 4, 1]
 
 
 def test_neighbouring_slices_are_channels() -> None:
-    image = torch.arange(1.0, 5.0).reshape(1, 1, 1, 4)
+    image = np.arange(1.0, 5.0, dtype=np.float32).reshape(1, 1, 1, 4)
     assert neighbour_channels(image, 1)[:, 0, 0].tolist() == [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 0]]
 
 
 def test_a_slice_network_sees_its_neighbours() -> None:
-    class Above(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            assert x.shape[1] == 3
-            return torch.cat([-x[:, 2:], x[:, 2:]], dim=1)
+    def above(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert windows.shape[1:] == (3, 8, 8)
+        return windows[:, 2:]
 
-    image = torch.randn(1, 8, 8, 5)
+    image = _image(8, 8, 5)
     config = Config().changed({"network": {"spatial_dims": 2}, "data": {"patch_size": [8, 8], "neighbour_slices": 1}})
-    out = predict_probabilities(Above(), image, config, [1])
-    torch.testing.assert_close(out[..., :-1], torch.sigmoid(2 * image[..., 1:]), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(sweep(above, image, config, 1)[..., :-1], image[..., 1:], atol=1e-6)
