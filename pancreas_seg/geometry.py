@@ -44,6 +44,13 @@ class Box:
             _triple(min(n, b + v) for b, v, n in zip(self.stop, voxels, shape, strict=True)),
         )
 
+    def moved(self, by: Sequence[int]) -> Box:
+        """The box moved by numbers of voxels."""
+        return Box(
+            _triple(a + n for a, n in zip(self.start, by, strict=True)),
+            _triple(b + n for b, n in zip(self.stop, by, strict=True)),
+        )
+
     @staticmethod
     def around(mask: NDArray[Any]) -> Box | None:
         """The smallest box that holds every true voxel of a 3D mask, or None for an empty mask."""

@@ -14,6 +14,7 @@ from pancreas_seg.config.sections import (
     InferConfig,
     NetworkConfig,
     TrainConfig,
+    VerdictConfig,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "InferConfig",
     "NetworkConfig",
     "TrainConfig",
+    "VerdictConfig",
     "load_config",
     "load_preset",
     "preset_names",

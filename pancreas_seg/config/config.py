@@ -18,6 +18,7 @@ from pancreas_seg.config.sections import (
     InferConfig,
     NetworkConfig,
     TrainConfig,
+    VerdictConfig,
 )
 from pancreas_seg.config.values import changed_section, plain, unknown_key, wrong_value
 from pancreas_seg.errors import ConfigError
@@ -25,7 +26,7 @@ from pancreas_seg.errors import ConfigError
 
 @dataclass(frozen=True)
 class Config:
-    """Every setting of data, augmentation, network, training, inference and cleaning."""
+    """Every setting of data, augmentation, network, training, inference, cleaning and verdict."""
 
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -33,6 +34,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     infer: InferConfig = field(default_factory=InferConfig)
     clean: CleanConfig = field(default_factory=CleanConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
 
     def __post_init__(self) -> None:
         check(self)

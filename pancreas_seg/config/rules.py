@@ -102,6 +102,14 @@ def check(config: Config) -> None:
             infer.coarse_volume_ml,
             "0 or more, the smaller first",
         ),
+        *(
+            (low < high, f"verdict.{key}", (low, high), "the smaller first")
+            for key, (low, high) in (("volume_ml", config.verdict.volume_ml), ("mean_hu", config.verdict.mean_hu))
+        ),
+        *(
+            (0 <= getattr(config.verdict, key) <= 1, f"verdict.{key}", getattr(config.verdict, key), "0 to 1")
+            for key in ("probability", "agreement", "stability")
+        ),
         (infer.coarse_gap_mm > 0, "infer.coarse_gap_mm", infer.coarse_gap_mm, "above 0"),
     ]
     for name, number in _numbers(config):

@@ -145,6 +145,28 @@ class InferConfig:
 
 
 @dataclass(frozen=True)
+class VerdictConfig:
+    """When a result is marked for review. Numbers without a source were set by trial, see docs/verdict.md."""
+
+    air_hu: float = -500.0
+    """A CT holds air, so some voxel lies below this; otherwise the values are no HU, or the air was cut away."""
+    volume_ml: tuple[float, float] = (20.0, 180.0)
+    """Plausible volume of the first label."""
+    mean_hu: tuple[float, float] = (0.0, 180.0)
+    """Plausible mean of the first label, without contrast and fatty up to the pancreatic phase."""
+    probability: float = 0.75
+    """Smallest mean probability inside the mask."""
+    agreement: float = 0.6
+    """Cascade: smallest Dice of the coarse and the fine network's masks."""
+    stability: float = 0.8
+    """Smallest Dice of the mask and one from a slightly changed input."""
+    stability_shift_hu: float = 10.0
+    """That change: so many HU more, and the grid moved by a voxel; 0 leaves the check out."""
+    organs_ml: float = 200.0
+    """Cascade: smallest volume of the other organs that the coarse network sees, where an abdomen is in view."""
+
+
+@dataclass(frozen=True)
 class CleanConfig:
     """What is done to the mask after the network."""
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pancreas_seg.config import CleanConfig, Config, InferConfig
-from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.geometry import Box, Geometry, resample
 from pancreas_seg.inference.clean import clean_mask, count_components
-from pancreas_seg.inference.quality import Reason
+from pancreas_seg.inference.quality import Reason, dice
 from pancreas_seg.inference.restore import covering, decided
 from pancreas_seg.inference.stage import Pass, Stage, fine_pass, rim_voxels, timed, whole, whole_voxels
 from pancreas_seg.io import Scan
@@ -43,12 +43,25 @@ class Located:
         Of the organ.
     doubt : tuple of str or None
         Why it is not believed: the code of a reason and the beginning of its sentence.
+    organ : (I, J, K) bool array
+        On ``model``, the coarse network's grid.
+    model : Geometry
+    organs_ml : float or None
+        Volume of the other organs that it sees; None if it knows no others.
     """
 
     box: Box | None
     box_mm: list[list[float]] | None
     volume_ml: float
     doubt: tuple[str, str] | None
+    organ: NDArray[np.bool_]
+    model: Geometry
+    organs_ml: float | None
+
+    def agreement(self, mask: NDArray[np.bool_], geometry: Geometry) -> float:
+        """Dice, on the coarse grid, of the coarse network's organ and a mask (I, J, K) on another grid."""
+        share = resample(mask.astype(np.float32), geometry, self.model, "antialiased", fill=0.0)
+        return dice(share > 0.5, self.organ)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +78,15 @@ class Found:
         For review.
     facts : dict or None
         For result.json; None without a coarse stage.
+    located : Located or None
+        What the coarse stage saw; None without one.
     """
 
     fine: Pass | None
     mode: Literal["cascade", "full"]
     reasons: list[Reason]
     facts: dict[str, Any] | None
+    located: Located | None = None
 
 
 def find(fine: Stage, coarse: Stage, scan: Scan, timings: dict[str, float], progress: Progress | None = None) -> Found:
@@ -93,14 +109,14 @@ def find(fine: Stage, coarse: Stage, scan: Scan, timings: dict[str, float], prog
         found, growths, at_limit = _grown(fine, scan, located.box, timings, progress)
         facts |= {"fine_box_ras_mm": _box_mm(scan.geometry, found.box), "growths": growths}
         if (found.mask == 1).any() or found.box == whole(scan):
-            return Found(found, "cascade", [_limit_reason(organ)] if at_limit else [], facts)
+            return Found(found, "cascade", [_limit_reason(organ)] if at_limit else [], facts, located)
         doubt = "result.coarse_wrong", f"The fine network found no {organ} where the coarse one did"
     code, text = doubt or ("", "")
     facts["fallback"] = settings.fallback
     if settings.fallback == "none":
-        return Found(found, "cascade", [Reason(code, f"{text}; nothing else was searched.")], facts)
+        return Found(found, "cascade", [Reason(code, f"{text}; nothing else was searched.")], facts, located)
     found = fine_pass(fine, scan, whole(scan), timings, progress)
-    return Found(found, "full", [Reason(code, f"{text}; the whole CT was searched.")], facts)
+    return Found(found, "full", [Reason(code, f"{text}; the whole CT was searched.")], facts, located)
 
 
 def locate(
@@ -121,19 +137,21 @@ def locate(
         Gets "coarse_preprocess", "coarse_network" and "coarse_locate".
     """
     names = _localising_names(coarse.config, settings.output)
-    prediction = coarse.predict(scan, names, timings, "coarse_", progress)
+    others = [name for name in coarse.config.data.classes if name not in names]
+    prediction = coarse.predict(scan, [*names, *others], timings, "coarse_", progress)
     model = prediction.model
     with timed(timings, "coarse_locate"):
         rule = CleanConfig(coarse.config.clean.keep_fraction, fill_holes=False, minimum_volume_ml=0.0)
-        labels = clean_mask(decided(prediction.probabilities), model.voxel_ml, rule)
+        labels = clean_mask(decided(prediction.probabilities[: len(names)]), model.voxel_ml, rule)
         organ = labels == 1
+        others_ml = int((prediction.probabilities[len(names) :] > 0.5).sum()) * model.voxel_ml if others else None
         volume_ml = int(organ.sum()) * model.voxel_ml
         doubt = _doubt(organ, volume_ml, model, names[0], settings)
         around = Box.around(labels > 0)
         box_mm = None if around is None else _box_mm(model, around)
         if doubt is not None or around is None:
-            return Located(None, box_mm, volume_ml, doubt)
-        return Located(covering(model, around, scan.geometry), box_mm, volume_ml, None)
+            return Located(None, box_mm, volume_ml, doubt, organ, model, others_ml)
+        return Located(covering(model, around, scan.geometry), box_mm, volume_ml, None, organ, model, others_ml)
 
 
 def is_scattered(organ: NDArray[np.bool_], spacing_mm: Sequence[float], gap_mm: float) -> bool:

@@ -25,7 +25,7 @@ def clean_mask(mask: NDArray[np.uint8], voxel_ml: float, settings: CleanConfig) 
     for label in np.unique(mask[mask > 0]):
         part = _kept(mask == label, voxel_ml, settings)
         if settings.fill_holes:
-            part = ndimage.binary_fill_holes(part) & ((mask == 0) | part)
+            part = _filled(part) & ((mask == 0) | part)
         out[part] = label
     return out
 
@@ -33,6 +33,20 @@ def clean_mask(mask: NDArray[np.uint8], voxel_ml: float, settings: CleanConfig) 
 def count_components(mask: NDArray[np.bool_]) -> int:
     """26-connected components of a binary mask."""
     return int(ndimage.label(mask, _FULL)[1])
+
+
+def _filled(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask with what it encloses: background that is not connected (6 neighbours) to the edge of the array.
+
+    What scipy's binary_fill_holes gives, by one labelling in place of a dilation per voxel of depth.
+    """
+    background, n = ndimage.label(~part)
+    outside = np.zeros(n + 1, dtype=bool)
+    for axis in range(3):
+        for end in (0, -1):
+            outside[np.unique(background.take(end, axis=axis))] = True
+    outside[0] = False
+    return ~outside[background]
 
 
 def _kept(part: NDArray[np.bool_], voxel_ml: float, settings: CleanConfig) -> NDArray[np.bool_]:

@@ -1,18 +1,21 @@
-"""How far a result can be trusted: a verdict with reasons."""
+"""How far a result can be trusted: a verdict with reasons. The thresholds are those of `VerdictConfig`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pancreas_seg.config import VerdictConfig
 from pancreas_seg.inference.clean import count_components
 
 Verdict = Literal["ok", "review", "refused"]
 
-_AIR_HU = -500.0
+_RANGES_ARE_OF = "pancreas"
+"""The organ whose volume and HU `VerdictConfig` gives."""
 
 
 @dataclass(frozen=True)
@@ -23,24 +26,119 @@ class Reason:
     text: str
 
 
-def assess(image: NDArray[np.float32], mask: NDArray[np.uint8], first_label: str) -> tuple[Verdict, list[Reason]]:
-    """Verdict on a mask (I, J, K) of a CT (I, J, K) in HU; label 1 is the organ that was asked for."""
-    reasons = []
-    if float(image.min()) > _AIR_HU:
-        reasons.append(
-            Reason(
-                "result.not_hu", f"No voxel is below {_AIR_HU:g} HU (air), so the values may be no Hounsfield units."
-            )
-        )
-    organ = mask == 1
-    if not organ.any():
-        reasons.append(Reason("result.not_found", f"No {first_label} was found."))
-        return "review", reasons
-    faces = [organ.take(end, axis=axis) for axis in range(3) for end in (0, -1)]
-    if any(face.any() for face in faces):
-        reasons.append(
-            Reason("result.touches_border", f"The {first_label} reaches the edge of the image and may be cut off.")
-        )
-    if (n := count_components(organ)) > 1:
-        reasons.append(Reason("result.components", f"The {first_label} is in {n} separate pieces."))
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of a result when it is judged.
+
+    Parameters
+    ----------
+    organ : str
+        Name of the first label, which was asked for.
+    lowest_hu : float
+        Of the whole image.
+    mask : (I, J, K) bool array
+        Of the organ, inside a box that holds all of it.
+    at_border : bool
+        Whether the organ reaches the first or last voxels of the image.
+    volume_ml : float
+    mean_hu, probability : float or None
+        Means over the organ; None if there is none.
+    agreement : float or None
+        Dice of the coarse network's mask and this one; None without a coarse pass that is believed.
+    stability : float or None
+        Dice of the mask and the one of a slightly changed input; None if that was not tried.
+    organs_ml : float or None
+        What the coarse network saw of other organs; None if it knows none.
+    """
+
+    organ: str
+    lowest_hu: float
+    mask: NDArray[np.bool_]
+    at_border: bool
+    volume_ml: float
+    mean_hu: float | None = None
+    probability: float | None = None
+    agreement: float | None = None
+    stability: float | None = None
+    organs_ml: float | None = None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The numbers, rounded, for result.json."""
+        values = {
+            "lowest_hu": self.lowest_hu,
+            "probability": self.probability,
+            "agreement": self.agreement,
+            "stability": self.stability,
+            "organs_ml": self.organs_ml,
+        }
+        return {name: None if value is None else round(value, 3) for name, value in values.items()}
+
+
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Dice of two masks of the same shape; 1 if both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def assess(evidence: Evidence, settings: VerdictConfig) -> tuple[Verdict, list[Reason]]:
+    """Verdict on a result: "ok", or "review" with reasons."""
+    reasons = [*_of_the_image(evidence, settings), *_of_the_mask(evidence, settings)]
     return ("review" if reasons else "ok"), reasons
+
+
+def _of_the_image(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
+    if found.lowest_hu > settings.air_hu:
+        yield Reason(
+            "result.not_hu",
+            f"No voxel is below {settings.air_hu:g} HU (air), so the values may be no Hounsfield units.",
+        )
+    if found.organs_ml is not None and found.organs_ml < settings.organs_ml:
+        yield Reason(
+            "result.no_abdomen",
+            f"Only {found.organs_ml:.0f} ml of liver, spleen, kidneys and their neighbours were seen; the image may "
+            "not show the upper abdomen.",
+        )
+
+
+def _of_the_mask(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
+    if not found.mask.any():
+        yield Reason("result.not_found", f"No {found.organ} was found.")
+        return
+    if found.at_border:
+        yield Reason("result.touches_border", f"The {found.organ} reaches the edge of the image and may be cut off.")
+    if (n := count_components(found.mask)) > 1:
+        yield Reason("result.components", f"The {found.organ} is in {n} separate pieces.")
+    if found.organ == _RANGES_ARE_OF:
+        yield from _out_of_range(found, settings)
+    for code, value, least, text in (
+        ("probability", found.probability, settings.probability, "The mean probability in the mask is {:.2f}"),
+        (
+            "disagreement",
+            found.agreement,
+            settings.agreement,
+            "The coarse and the fine network agree with a Dice of {:.2f}",
+        ),
+        (
+            "unstable",
+            found.stability,
+            settings.stability,
+            "A slightly changed image gives another mask, with a Dice of {:.2f}",
+        ),
+    ):
+        if value is not None and value < least:
+            yield Reason(f"result.{code}", f"{text.format(value)}, below {least:g}.")
+
+
+def _out_of_range(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
+    low, high = settings.volume_ml
+    if not low <= found.volume_ml <= high:
+        yield Reason(
+            "result.volume",
+            f"A {found.organ} of {found.volume_ml:.1f} ml is outside {low:g} to {high:g} ml, the usual range.",
+        )
+    low, high = settings.mean_hu
+    if found.mean_hu is not None and not low <= found.mean_hu <= high:
+        yield Reason(
+            "result.hu",
+            f"A {found.organ} of {found.mean_hu:.0f} HU is outside {low:g} to {high:g} HU, the usual range.",
+        )

@@ -48,7 +48,7 @@ def restore_mask(
     inner = Box.around(part > 0)
     if inner is None:
         return mask, None
-    return mask, _shifted(inner, target_box.start)
+    return mask, inner.moved(target_box.start)
 
 
 def decided(probabilities: NDArray[np.float32] | Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
@@ -68,8 +68,3 @@ def covering(source: Geometry, box: Box, target: Geometry) -> Box:
     start = np.clip(np.floor(index.min(axis=0)), 0, target.shape).astype(int)
     stop = np.clip(np.ceil(index.max(axis=0)) + 1, 0, target.shape).astype(int)
     return Box((int(start[0]), int(start[1]), int(start[2])), (int(stop[0]), int(stop[1]), int(stop[2])))
-
-
-def _shifted(box: Box, by: tuple[int, int, int]) -> Box:
-    a, b = (tuple(v + s for v, s in zip(corner, by, strict=True)) for corner in (box.start, box.stop))
-    return Box((a[0], a[1], a[2]), (b[0], b[1], b[2]))

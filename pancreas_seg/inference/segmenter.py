@@ -20,7 +20,8 @@ from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Box
 from pancreas_seg.inference.cascade import Found, find
-from pancreas_seg.inference.quality import Reason, Verdict, assess
+from pancreas_seg.inference.confidence import confidence
+from pancreas_seg.inference.quality import Evidence, Reason, Verdict, assess
 from pancreas_seg.inference.restore import restore_probability
 from pancreas_seg.inference.stage import Pass, Stage, fine_pass, timed, whole
 from pancreas_seg.io import Scan, replacing, write_image, write_mask
@@ -251,22 +252,49 @@ class Segmenter:
             on_scan = _on_grid_of(scan, found.fine, _probability, np.float32) if probability else None
         maps = self._attention(scan, found.fine, len(levels), timings, progress) if attention else None
         with timed(timings, "assess"):
-            verdict, reasons = assess(scan.image, mask, names[0])
-            volumes, means = _measured(scan, mask, names)
+            inner = _around(found.fine)
+            volumes, means = _measured(scan, mask, names, inner)
+            evidence = self._evidence(scan, found, mask, inner, volumes[names[0]], means.get(names[0]))
+            verdict, reasons = assess(evidence, self.config.verdict)
         return Segmentation(
             scan=scan,
             mask=mask,
             labels=dict(enumerate(names, start=1)),
             volume_ml=volumes,
             mean_hu=means,
-            box=Box.around(mask == 1),
+            box=_shifted_box(evidence.mask, inner),
             verdict="review" if found.reasons else verdict,
             reasons=[*found.reasons, *reasons],
             timings_s=timings,
-            provenance=self._provenance(found),
+            provenance={**self._provenance(found), "evidence": evidence.as_dict()},
             probability=on_scan,
             attention=maps,
             attention_levels=levels,
+        )
+
+    def _evidence(
+        self, scan: Scan, found: Found, mask: NDArray[np.uint8], inner: Box | None, volume_ml: float, hu: float | None
+    ) -> Evidence:
+        """What the verdict goes by; ``inner`` is a box around the mask."""
+        organ = np.zeros((1, 1, 1), dtype=bool) if inner is None else mask[inner.slices] == 1
+        located, fine = found.located, found.fine
+        seen = fine is not None and inner is not None and bool(organ.any())
+        stability = probability = agreement = None
+        if seen and fine is not None:
+            probability, stability = confidence(self._fine, fine, self.config.verdict.stability_shift_hu)
+        if seen and inner is not None and located is not None and located.organ.any():
+            agreement = located.agreement(organ, scan.geometry.crop(inner))
+        return Evidence(
+            organ=self.config.infer.output[0],
+            lowest_hu=float(scan.image.min()),
+            mask=organ,
+            at_border=inner is not None and _at_border(organ, inner, scan.geometry.shape),
+            volume_ml=volume_ml,
+            mean_hu=hu,
+            probability=probability,
+            agreement=agreement,
+            stability=stability,
+            organs_ml=None if located is None else located.organs_ml,
         )
 
     def _find(self, scan: Scan, timings: dict[str, float], progress: Progress | None) -> Found:
@@ -322,7 +350,7 @@ def _on_grid_of(
     """What a pass says of its box, as an (I, J, K) array on the whole CT's grid; 0 outside."""
     if fine is not None and fine.box == whole(scan):
         return values(fine)
-    out = np.zeros(scan.geometry.shape, dtype=dtype)
+    out = np.zeros(scan.geometry.shape, dtype=dtype, order="F")
     if fine is not None:
         out[fine.box.slices] = values(fine)
     return out
@@ -332,10 +360,32 @@ def _probability(fine: Pass) -> NDArray[np.float32]:
     return restore_probability(fine.prediction.probabilities[0], fine.prediction.model, fine.scan.geometry)
 
 
-def _measured(scan: Scan, mask: NDArray[np.uint8], names: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+def _around(fine: Pass | None) -> Box | None:
+    """Box of the CT around all that a pass found."""
+    inner = None if fine is None else Box.around(fine.mask > 0)
+    return None if fine is None or inner is None else inner.moved(fine.box.start)
+
+
+def _shifted_box(organ: NDArray[np.bool_], inner: Box | None) -> Box | None:
+    box = None if inner is None else Box.around(organ)
+    return None if box is None or inner is None else box.moved(inner.start)
+
+
+def _at_border(organ: NDArray[np.bool_], inner: Box, shape: Sequence[int]) -> bool:
+    """Whether a mask on a box reaches the first or last voxels of an image of a shape."""
+    return any(
+        (inner.start[axis] == 0 and organ.take(0, axis=axis).any())
+        or (inner.stop[axis] == shape[axis] and organ.take(-1, axis=axis).any())
+        for axis in range(3)
+    )
+
+
+def _measured(
+    scan: Scan, mask: NDArray[np.uint8], names: tuple[str, ...], box: Box | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Volume in ml and mean HU of each label, all of it inside a box."""
     volumes = dict.fromkeys(names, 0.0)
     means = {}
-    box = Box.around(mask > 0)
     if box is not None:
         part, image = mask[box.slices], scan.image[box.slices]
         for value, name in enumerate(names, start=1):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
-from pancreas_seg.io import itk, nifti
+from pancreas_seg.io import nifti
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File name endings that are read."""
@@ -27,8 +27,8 @@ class Scan:
 
     Parameters
     ----------
-    image : (I, J, K) float32 array
-        HU.
+    image : (I, J, K) int16 or float32 array
+        HU; int16 where they are whole numbers that fit, which halves the memory.
     geometry : Geometry
         Where the voxels lie.
     path : Path
@@ -39,7 +39,7 @@ class Scan:
         The header fields that stated the grid, for a mask that states it in the same way; None if it was no NIfTI.
     """
 
-    image: NDArray[np.float32]
+    image: NDArray[np.int16] | NDArray[np.float32]
     geometry: Geometry
     path: Path
     sha256: str
@@ -68,11 +68,7 @@ def read_ct(path: str | Path) -> Scan:
     """
     path = Path(path)
     values, slope, inter, geometry, header, sha256 = _decoded(path)
-    image = values.astype(np.float32, order="F")
-    if slope != 1.0:
-        image *= np.float32(slope)
-    if inter != 0.0:
-        image += np.float32(inter)
+    image = _hounsfield(values, slope, inter)
     _check_spacing(geometry, path)
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -122,6 +118,24 @@ def read_mask(path: str | Path) -> Mask:
     return Mask(labels.astype(dtype), geometry, path, sha256)
 
 
+def _hounsfield(values: NDArray[Any], slope: float, inter: float) -> NDArray[np.int16] | NDArray[np.float32]:
+    """Stored values as HU, see `Scan.image`."""
+    if values.dtype.kind in "iu" and slope == 1.0 and inter == round(inter):
+        limits = np.iinfo(np.int16)
+        low, high = int(values.min()) + int(inter), int(values.max()) + int(inter)
+        if limits.min <= low and high <= limits.max:
+            whole: NDArray[np.int16] = values.astype(np.int16, order="F", copy=inter != 0.0)
+            if inter != 0.0:
+                whole += np.int16(inter)
+            return whole
+    image: NDArray[np.float32] = values.astype(np.float32, order="F")
+    if slope != 1.0:
+        image *= np.float32(slope)
+    if inter != 0.0:
+        image += np.float32(inter)
+    return image
+
+
 def _check_spacing(geometry: Geometry, where: Path) -> None:
     low, high = _SPACING_MM
     if not all(low <= mm <= high for mm in geometry.spacing_mm):
@@ -148,6 +162,8 @@ def _decoded(path: Path) -> tuple[NDArray[Any], float, float, Geometry, nib.Nift
     if path.name.lower().endswith((".nii", ".nii.gz")):
         image = nifti.decode(content, path)
         return image.stored, image.slope, image.inter, image.geometry, image.grid_header, sha256
+    from pancreas_seg.io import itk
+
     try:
         array, geometry = itk.decode(path, content)
     except InputError as error:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pancreas_seg.geometry import Geometry
-from pancreas_seg.io import itk, nifti
+from pancreas_seg.io import nifti
 from pancreas_seg.io.atomic import replacing
 from pancreas_seg.io.reading import IMAGE_SUFFIXES, Scan
 
@@ -59,6 +59,8 @@ def write_image(
             raw = nifti.encode(values, _nifti_header(on), description, scale)
             temporary.write_bytes(nifti.compress(raw) if name.endswith(".gz") else raw)
         else:
+            from pancreas_seg.io import itk
+
             itk.encode(temporary, values, geometry)
     return path
 

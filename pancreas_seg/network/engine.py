@@ -1,6 +1,7 @@
 """What runs the networks: torch, or OpenVINO on CPUs where it is installed.
 
-Neither is imported before it is chosen. An engine holds the networks of one stage, which see the same data; their class probabilities are averaged.
+Neither is imported before it is chosen. An engine holds the networks of one stage, which see the same data; their class
+probabilities are averaged.
 """
 
 from __future__ import annotations

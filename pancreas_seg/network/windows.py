@@ -47,7 +47,7 @@ class Windows:
 
 
 def plan_windows(shape: Sequence[int], config: Config, inside: Box | None = None) -> Windows:
-    """Windows for a volume, or for a box of it: of ``data.patch_size``, or the volume's own size where that is smaller.
+    """Windows of ``data.patch_size`` for a volume that is at least as large, or for a box of it.
 
     Along each axis there are as many as ``infer.overlap`` takes at least, spread evenly, the first and the last flush
     with the ends.
@@ -55,7 +55,7 @@ def plan_windows(shape: Sequence[int], config: Config, inside: Box | None = None
     box = inside or Box((0, 0, 0), (int(shape[0]), int(shape[1]), int(shape[2])))
     patch = config.data.patch_size
     wanted = (*patch, 1) if len(patch) == 2 else patch
-    size = [min(int(n), int(w)) for n, w in zip(shape, wanted, strict=True)]
+    size = [int(w) for w in wanted]
     along = []
     for axis, window in enumerate(size):
         # A window is never smaller than the patch where the volume has room, so the box may have to give way.
@@ -77,7 +77,8 @@ def sweep(
 ) -> NDArray[np.float32]:
     """What a predictor says of a preprocessed volume, blended over overlapping windows.
 
-    Windows without a voxel above 0 (all of it below the HU window: air) are left out.
+    A volume smaller than a window is padded with 0 on both sides. Windows without a voxel above 0 (all of it below the
+    HU window: air) are left out.
 
     Parameters
     ----------
@@ -97,7 +98,9 @@ def sweep(
     (K, I, J, K') float32 array
         0 where no window was.
     """
-    windows = plan_windows(image.shape[1:], config, inside)
+    before, after = _missing(image.shape[1:], config)
+    image = np.pad(image, ((0, 0), *zip(before, after, strict=True))) if any(after) else image
+    windows = plan_windows(image.shape[1:], config, None if inside is None else inside.moved(before))
     slices = config.network.spatial_dims == 2
     volume = neighbour_channels(image, config.data.neighbour_slices) if slices else image
     starts = [start for start in windows.starts if image[(0, *windows.slices(start))].any()]
@@ -118,7 +121,15 @@ def sweep(
     if progress is not None and not starts:
         progress(1, 1)
     np.divide(out, total, out=out, where=total > 0)
-    return out
+    end = [n - a for n, a in zip(image.shape[1:], after, strict=True)]
+    return out[:, before[0] : end[0], before[1] : end[1], before[2] : end[2]]
+
+
+def _missing(shape: Sequence[int], config: Config) -> tuple[list[int], list[int]]:
+    """Voxels to add in front of and behind a volume's axes that are shorter than a window, as training adds them."""
+    size = config.data.patch_size
+    missing = [max(0, int(w) - int(n)) for n, w in zip(shape, (*size, *[0] * (3 - len(size))), strict=True)]
+    return [m // 2 for m in missing], [m - m // 2 for m in missing]
 
 
 def neighbour_channels(image: NDArray[np.float32], neighbours: int) -> NDArray[np.float32]:

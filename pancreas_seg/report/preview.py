@@ -54,7 +54,7 @@ class DisplaySlice:
     """
 
     name: str
-    image: NDArray[np.float32]
+    image: NDArray[Any]
     labels: NDArray[np.uint8]
     extent_mm: tuple[float, float, float, float]
     edges: str
@@ -63,7 +63,7 @@ class DisplaySlice:
 
 def write_preview(
     path: Path,
-    image: NDArray[np.float32],
+    image: NDArray[Any],
     mask: NDArray[np.uint8],
     geometry: Geometry,
     title: str = "",
@@ -112,7 +112,7 @@ def write_preview(
 
 
 def display_slices(
-    image: NDArray[np.float32], mask: NDArray[np.uint8], geometry: Geometry
+    image: NDArray[Any], mask: NDArray[np.uint8], geometry: Geometry
 ) -> tuple[DisplaySlice, DisplaySlice, DisplaySlice]:
     """The axial, coronal and sagittal slice to show, turned the way they are looked at.
 

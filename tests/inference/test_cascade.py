@@ -20,7 +20,7 @@ from pancreas_seg.inference import cascade
 from pancreas_seg.inference.cascade import is_scattered, near_faces
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
-from tests.conftest import oblique_affine
+from tests.conftest import ANY_ORGAN, oblique_affine
 
 SPACING = (0.9, 1.7, 2.6)
 
@@ -48,6 +48,7 @@ def _config(spacing=SPACING, **infer) -> Config:
         "data": {"spacing_mm": list(spacing), "patch_size": [64, 64, 32]},
         "infer": {"precision": "fp32", "margin_mm": 3.0, "coarse_volume_ml": [0.05, 600.0], **infer},
         "clean": {"keep_fraction": 0.0, "fill_holes": False, "minimum_volume_ml": 0.0},
+        "verdict": ANY_ORGAN,
     }
     return Config().changed(tree)
 

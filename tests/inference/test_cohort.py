@@ -10,11 +10,16 @@ from pancreas_seg.config import Config
 from pancreas_seg.errors import InputError, ManifestError
 from pancreas_seg.inference.cohort import CaseInput, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
+from tests.conftest import ANY_ORGAN
 
 
 @pytest.fixture
 def segmenter(threshold_network) -> Segmenter:
-    tree = {"data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [8, 8, 8]}, "clean": {"minimum_volume_ml": 0.0}}
+    tree = {
+        "data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [8, 8, 8]},
+        "clean": {"minimum_volume_ml": 0.0},
+        "verdict": ANY_ORGAN,
+    }
     return Segmenter(threshold_network, Config().changed(tree), "12" * 32)
 
 

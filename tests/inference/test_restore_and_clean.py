@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pancreas_seg.config import CleanConfig
 from pancreas_seg.geometry import Box, Geometry, resample
@@ -121,3 +122,13 @@ def test_diagonal_neighbours_are_connected() -> None:
     mask = np.zeros((3, 3, 3), bool)
     mask[0, 0, 0] = mask[1, 1, 1] = True
     assert count_components(mask) == 1
+
+
+def test_holes_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        mask = ndimage.gaussian_filter(rng.normal(size=(12, 10, 8)), 1.0) > (-0.1 + 0.02 * n)
+        expected = ndimage.binary_fill_holes(mask)
+        found = clean_mask(mask.astype(np.uint8), 0.001, CleanConfig(keep_fraction=0.0, minimum_volume_ml=0.0))
+        np.testing.assert_array_equal(found > 0, expected)
+    assert ndimage.binary_fill_holes(mask).sum() >= mask.sum()

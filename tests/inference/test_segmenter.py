@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from pancreas_seg.config import Config
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
+from tests.conftest import ANY_ORGAN
 
 SPACING = (0.9, 1.7, 2.6)
 _RAW = {"keep_fraction": 0.0, "fill_holes": False, "minimum_volume_ml": 0.0}
@@ -23,6 +24,7 @@ def _config(spacing=SPACING, dims: int = 3, **sections) -> Config:
         "data": {"spacing_mm": list(spacing), "patch_size": size},
         "infer": {"precision": "fp32"},
         "clean": _RAW,
+        "verdict": ANY_ORGAN,
     }
     return Config().changed(tree).changed(sections)
 

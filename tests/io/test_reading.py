@@ -29,8 +29,16 @@ def test_every_number_type_is_read(write_nifti, dtype: str, suffix: str) -> None
         image.set_sform(image.affine, code=1)
         nib.save(image, path)
     scan = read_ct(path)
-    assert scan.image.dtype == np.float32
+    assert scan.image.dtype == (np.int16 if array.dtype.kind in "iu" else np.float32)
     np.testing.assert_array_equal(scan.image, array.astype(np.float32))
+
+
+def test_whole_numbers_beyond_16_bits_stay_exact(write_nifti) -> None:
+    array = _hu().astype(np.int32)
+    array[0, 0, 0] = 70_000
+    scan = read_ct(write_nifti(array))
+    assert scan.image.dtype == np.float32
+    np.testing.assert_array_equal(scan.image, array)
 
 
 @pytest.mark.parametrize(("slope", "inter"), [(1.0, -1024.0), (2.0, 0.0), (0.5, 10.0)])

@@ -80,9 +80,18 @@ def test_windows_stay_inside_a_box_unless_it_is_smaller_than_one() -> None:
     assert k == [32]
 
 
-def test_a_window_is_no_larger_than_the_volume() -> None:
-    windows = plan_windows((5, 30, 4), _config(3, [8, 8, 8]))
-    assert windows.size == (5, 8, 4)
+def test_a_small_volume_is_padded_with_air() -> None:
+    seen = []
+
+    def run(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(windows[0, 0])
+        return windows
+
+    image = _image(5, 8, 3)
+    np.testing.assert_allclose(sweep(run, image, _config(3, [8, 8, 8]), 1, inside=Box((1, 0, 0), (5, 8, 3))), image)
+    np.testing.assert_array_equal(seen[0][1:6, :, 2:5], image[0])
+    assert seen[0].shape == (8, 8, 8)
+    assert seen[0].sum() == pytest.approx(image.sum())
 
 
 def test_windows_of_air_are_left_out() -> None:
