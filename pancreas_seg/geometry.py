@@ -229,9 +229,23 @@ def resample(
     for axis in shrinking:
         target_axis = axis_of[axis]
         position = matrix[axis, target_axis] * np.arange(target.shape[target_axis]) + offset[axis]
+        out, position = _needed(out, axis, position)
         out = _resample_axis(out, axis, position, interpolation, fill)
     out = np.transpose(out, np.argsort(axis_of))
     return np.ascontiguousarray(out, dtype=array.dtype if interpolation == "nearest" else np.float32)
+
+
+def _needed(array: NDArray[Any], axis: int, position: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The part of an array that values at some positions along an axis depend on, and the positions in it."""
+    step = abs(position[1] - position[0]) if len(position) > 1 else 1.0
+    reach = int(np.ceil(step)) + 2
+    n = array.shape[axis]
+    start = int(np.clip(np.floor(position.min()) - reach, 0, n - 1))
+    stop = int(np.clip(np.ceil(position.max()) + reach + 1, start + 1, n))
+    if (start, stop) == (0, n):
+        return array, position
+    where = (slice(None),) * axis + (slice(start, stop),)
+    return array[where], position - start
 
 
 def _resample_axis(

@@ -13,13 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pancreas_seg.config import Config
-from pancreas_seg.geometry import Geometry, resample
+from pancreas_seg.geometry import Box, Geometry, resample
 from pancreas_seg.io import Scan
 
 
-def model_input(scan: Scan, config: Config) -> tuple[NDArray[np.float32], Geometry]:
-    """The network's input for a scan: (1, I', J', K') float32 in 0..1, and the model grid it lies on."""
+def model_input(scan: Scan, config: Config, crop: Box | None = None) -> tuple[NDArray[np.float32], Geometry]:
+    """The network's input for a scan: (1, I', J', K') float32 in 0..1, and the model grid it lies on.
+
+    ``crop`` is a box of the model grid, to which both are limited.
+    """
     model = model_grid(scan.geometry.as_ras(), config.data.spacing_mm)
+    if crop is not None:
+        model = model.crop(crop)
     return image_on_grid(scan.image, scan.geometry, model, config)[None], model
 
 

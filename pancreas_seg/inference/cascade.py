@@ -6,6 +6,7 @@ box is grown on that side and the fine stage runs again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pancreas_seg.config import CleanConfig, Config, InferConfig
+from pancreas_seg.data.model_grid import model_grid
 from pancreas_seg.geometry import Box, Geometry, resample
 from pancreas_seg.inference.clean import clean_mask, count_components
 from pancreas_seg.inference.quality import Reason, dice
 from pancreas_seg.inference.restore import covering, decided
-from pancreas_seg.inference.stage import Pass, Stage, fine_pass, rim_voxels, timed, whole, whole_voxels
+from pancreas_seg.inference.stage import Pass, Stage, fine_pass, timed, whole
 from pancreas_seg.io import Scan
 from pancreas_seg.network.windows import Progress
 
@@ -27,6 +29,9 @@ GROWTHS = 4
 """How often the box is grown at most, by infer.margin_mm (at least 10 mm), twice, four times, eight times as much."""
 
 _SMALLEST_STEP_MM = 10.0
+
+_RIM = 2
+"""Voxels of the model grid at a box's faces in which the mask counts as cut off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +41,7 @@ class Located:
     Parameters
     ----------
     box : Box or None
-        Voxels of the CT around everything that it sees; None if there is a ``doubt``.
-    box_mm : pair of (3,) lists of float, or None
-        The same as the coarse grid has it, in RAS mm; None if nothing was seen at all.
+        Voxels of ``model`` around everything that it sees; None if that is nothing.
     volume_ml : float
         Of the organ.
     doubt : tuple of str or None
@@ -51,7 +54,6 @@ class Located:
     """
 
     box: Box | None
-    box_mm: list[list[float]] | None
     volume_ml: float
     doubt: tuple[str, str] | None
     organ: NDArray[np.bool_]
@@ -99,14 +101,14 @@ def find(fine: Stage, coarse: Stage, scan: Scan, timings: dict[str, float], prog
     located = locate(coarse, scan, settings, timings, progress)
     facts: dict[str, Any] = {
         "coarse_volume_ml": round(located.volume_ml, 3),
-        "coarse_box_ras_mm": located.box_mm,
+        "coarse_box_ras_mm": None if located.box is None else _box_mm(located.model, located.box),
         "fine_box_ras_mm": None,
         "growths": 0,
         "fallback": None,
     }
     doubt, found = located.doubt, None
-    if located.box is not None:
-        found, growths, at_limit = _grown(fine, scan, located.box, timings, progress)
+    if located.box is not None and doubt is None:
+        found, growths, at_limit = _grown(fine, scan, located, located.box, timings, progress)
         facts |= {"fine_box_ras_mm": _box_mm(scan.geometry, found.box), "growths": growths}
         if (found.mask == 1).any() or found.box == whole(scan):
             return Found(found, "cascade", [_limit_reason(organ)] if at_limit else [], facts, located)
@@ -115,7 +117,7 @@ def find(fine: Stage, coarse: Stage, scan: Scan, timings: dict[str, float], prog
     facts["fallback"] = settings.fallback
     if settings.fallback == "none":
         return Found(found, "cascade", [Reason(code, f"{text}; nothing else was searched.")], facts, located)
-    found = fine_pass(fine, scan, whole(scan), timings, progress)
+    found = fine_pass(fine, scan, timings, progress)
     return Found(found, "full", [Reason(code, f"{text}; the whole CT was searched.")], facts, located)
 
 
@@ -147,11 +149,7 @@ def locate(
         others_ml = int((prediction.probabilities[len(names) :] > 0.5).sum()) * model.voxel_ml if others else None
         volume_ml = int(organ.sum()) * model.voxel_ml
         doubt = _doubt(organ, volume_ml, model, names[0], settings)
-        around = Box.around(labels > 0)
-        box_mm = None if around is None else _box_mm(model, around)
-        if doubt is not None or around is None:
-            return Located(None, box_mm, volume_ml, doubt, organ, model, others_ml)
-        return Located(covering(model, around, scan.geometry), box_mm, volume_ml, None, organ, model, others_ml)
+        return Located(Box.around(labels > 0), volume_ml, doubt, organ, model, others_ml)
 
 
 def is_scattered(organ: NDArray[np.bool_], spacing_mm: Sequence[float], gap_mm: float) -> bool:
@@ -190,20 +188,25 @@ def near_faces(mask: NDArray[np.bool_], box: Box, shape: Sequence[int], rim: Seq
 
 
 def _grown(
-    fine: Stage, scan: Scan, organ: Box, timings: dict[str, float], progress: Progress | None
+    fine: Stage, scan: Scan, located: Located, organ: Box, timings: dict[str, float], progress: Progress | None
 ) -> tuple[Pass, int, bool]:
-    """The fine stage's last pass, how often the box was grown, and whether the mask still comes near its faces."""
-    geometry, margin_mm = scan.geometry, fine.config.infer.margin_mm
-    rim = rim_voxels(fine.config, geometry)
-    box = _moved(organ, np.ones((3, 2), dtype=bool), _voxels(margin_mm, geometry, rim), geometry.shape)
+    """The fine stage's last pass, how often the box was grown, and whether the mask still comes near its faces.
+
+    Boxes are of the fine model grid of the whole CT, so that a crop of it holds the voxels that a full pass would see.
+    """
+    data, margin_mm = fine.config.data, fine.config.infer.margin_mm
+    model = model_grid(scan.geometry.as_ras(), data.spacing_mm)
+    rim = (_RIM, _RIM, _RIM + data.neighbour_slices)
+    box = covering(located.model, organ, model)
+    box = _moved(box, np.ones((3, 2), dtype=bool), _voxels(margin_mm, model, rim), model.shape)
     growths = 0
     while True:
-        found = fine_pass(fine, scan, box, timings, progress)
-        near = near_faces(found.mask > 0, box, geometry.shape, rim)
+        found = fine_pass(fine, scan, timings, progress, box)
+        near = near_faces(decided(found.prediction.probabilities) > 0, box, model.shape, rim)
         if growths == GROWTHS or not near.any():
             return found, growths, bool(near.any())
         step_mm = max(margin_mm, _SMALLEST_STEP_MM) * 2**growths
-        box = _moved(box, near, _voxels(step_mm, geometry), geometry.shape)
+        box = _moved(box, near, _voxels(step_mm, model), model.shape)
         growths += 1
 
 
@@ -216,7 +219,8 @@ def _moved(box: Box, faces: NDArray[np.bool_], by: Sequence[int], shape: Sequenc
 
 
 def _voxels(mm: float, geometry: Geometry, more: Sequence[int] = (0, 0, 0)) -> tuple[int, int, int]:
-    i, j, k = (whole_voxels(mm, s) + extra for s, extra in zip(geometry.spacing_mm, more, strict=True))
+    # Spacings are rounded in files: a thousandth of a voxel less is enough.
+    i, j, k = (math.ceil(mm / s - 1e-3) + extra for s, extra in zip(geometry.spacing_mm, more, strict=True))
     return i, j, k
 
 

@@ -300,7 +300,7 @@ class Segmenter:
     def _find(self, scan: Scan, timings: dict[str, float], progress: Progress | None) -> Found:
         if self._coarse is not None:
             return find(self._fine, self._coarse, scan, timings, progress)
-        return Found(fine_pass(self._fine, scan, whole(scan), timings, progress), "full", [], None)
+        return Found(fine_pass(self._fine, scan, timings, progress), "full", [], None)
 
     def _attention(
         self, scan: Scan, fine: Pass | None, n_levels: int, timings: dict[str, float], progress: Progress | None
@@ -311,7 +311,7 @@ class Segmenter:
         with timed(timings, "attention"):
             maps = self._fine.attention(fine.prediction.image, progress)
             for n, level in enumerate(maps):
-                on_box = restore_probability(level, fine.prediction.model, fine.scan.geometry)
+                on_box = restore_probability(level, fine.prediction.model, fine.geometry)
                 out[(*fine.box.slices, n)] = np.rint(255 * on_box)
         return out
 
@@ -357,7 +357,7 @@ def _on_grid_of(
 
 
 def _probability(fine: Pass) -> NDArray[np.float32]:
-    return restore_probability(fine.prediction.probabilities[0], fine.prediction.model, fine.scan.geometry)
+    return restore_probability(fine.prediction.probabilities[0], fine.prediction.model, fine.geometry)
 
 
 def _around(fine: Pass | None) -> Box | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.model_grid import model_input
+from pancreas_seg.data.model_grid import model_grid, model_input
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.inference.body import body_box
 from pancreas_seg.inference.clean import clean_mask
-from pancreas_seg.inference.restore import restore_mask
+from pancreas_seg.inference.restore import covering, restore_mask
 from pancreas_seg.io import Scan
 from pancreas_seg.network.engine import Engine
 from pancreas_seg.network.weights import Weights
@@ -56,16 +55,15 @@ class Pass:
     ----------
     box : Box
         Voxels of the CT.
-    scan : Scan
-        The CT inside the box.
+    geometry : Geometry
+        Of the box.
     prediction : Prediction
-        For ``scan``.
     mask : (I, J, K) uint8 array
-        On ``scan``'s grid, cleaned; values as `Segmentation` has them.
+        On the box, cleaned; values as `Segmentation` has them.
     """
 
     box: Box
-    scan: Scan
+    geometry: Geometry
     prediction: Prediction
     mask: NDArray[np.uint8]
 
@@ -93,14 +91,16 @@ class Stage:
         timings: dict[str, float],
         prefix: str = "",
         progress: Progress | None = None,
+        crop: Box | None = None,
     ) -> Prediction:
         """Preprocess a CT and give the probabilities of the named classes; outside the body they are 0.
 
-        Seconds are added to ``timings`` under "preprocess" and "network" with the prefix in front.
+        With ``crop``, voxels of the model grid, only these are looked at, and the prediction lies on them. Seconds are
+        added to ``timings`` under "preprocess" and "network" with the prefix in front.
         """
         classes = [1 + self.config.data.classes.index(name) for name in names]
         with timed(timings, f"{prefix}preprocess"):
-            image, model = model_input(scan, self.config)
+            image, model = model_input(scan, self.config, crop)
             body = body_box(image[0], model.spacing_mm)
         with timed(timings, f"{prefix}network"):
             run = partial(self.engine.probabilities, classes=classes)
@@ -148,46 +148,31 @@ class Stage:
         )
 
 
-def fine_pass(stage: Stage, scan: Scan, box: Box, timings: dict[str, float], progress: Progress | None = None) -> Pass:
-    """Segment a box of a CT: preprocess, predict, restore and clean, all on the box alone."""
+def fine_pass(
+    stage: Stage,
+    scan: Scan,
+    timings: dict[str, float],
+    progress: Progress | None = None,
+    crop: Box | None = None,
+) -> Pass:
+    """Segment a CT, or a crop of its model grid: preprocess, predict, restore and clean, all of that crop alone."""
     config = stage.config
-    part = cropped(scan, box)
-    prediction = stage.predict(part, config.infer.output, timings, progress=progress)
+    model = model_grid(scan.geometry.as_ras(), config.data.spacing_mm)
+    everything = crop is None or crop.shape == model.shape
+    box = whole(scan) if crop is None or everything else covering(model, crop, scan.geometry)
+    geometry = scan.geometry.crop(box)
+    prediction = stage.predict(scan, config.infer.output, timings, progress=progress, crop=crop)
     with timed(timings, "restore"):
-        mask, inner = restore_mask(prediction.probabilities, prediction.model, part.geometry)
+        mask, inner = restore_mask(prediction.probabilities, prediction.model, geometry)
     with timed(timings, "clean"):
         if inner is not None:
-            mask[inner.slices] = clean_mask(mask[inner.slices], part.geometry.voxel_ml, config.clean)
-    return Pass(box, part, prediction, mask)
+            mask[inner.slices] = clean_mask(mask[inner.slices], geometry.voxel_ml, config.clean)
+    return Pass(box, geometry, prediction, mask)
 
 
 def whole(scan: Scan) -> Box:
     """The box of all voxels of a CT."""
     return Box((0, 0, 0), scan.geometry.shape)
-
-
-def cropped(scan: Scan, box: Box) -> Scan:
-    """The part of a CT inside a box, on its own grid."""
-    if box == whole(scan):
-        return scan
-    return replace(scan, image=scan.image[box.slices], geometry=scan.geometry.crop(box), nifti_header=None)
-
-
-def rim_voxels(config: Config, geometry: Geometry) -> tuple[int, int, int]:
-    """Voxels of a CT, along each of its axes, in which the end of a crop makes itself felt.
-
-    Two voxels of the model grid (resampling to it and back), one of the CT, and in 2D the neighbouring slices.
-    """
-    rim = [0, 0, 0]
-    for world, (axis, _) in enumerate(geometry.ras_axes):
-        steps = 2 + (config.data.neighbour_slices if world == 2 else 0)
-        rim[axis] = 1 + whole_voxels(steps * config.data.spacing_mm[world], geometry.spacing_mm[axis])
-    return rim[0], rim[1], rim[2]
-
-
-def whole_voxels(mm: float, spacing_mm: float) -> int:
-    """How many voxels reach at least a distance, but for a thousandth, since spacings are rounded in files."""
-    return math.ceil(mm / spacing_mm - 1e-3)
 
 
 @contextmanager
