@@ -111,4 +111,5 @@ def _stored_bits(plane: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
     kind = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
     if plane.dtype.itemsize != kind.itemsize:
         return plane
+    plane = plane.astype(plane.dtype.newbyteorder("="), copy=False)
     return (plane.view(f"u{kind.itemsize}") << (allocated - 1 - high)).view(kind) >> (allocated - stored)
