@@ -47,7 +47,9 @@ def test_all_48_axis_orders_and_directions_lie_where_they_should(oblique_volume,
     assert scan.image.shape[:2] == hu.shape[:2]
     columns = RAS_TO_LPS @ scan.geometry.affine[:3, :3]
     assert np.linalg.det(columns) > 0
-    np.testing.assert_allclose(np.abs(np.linalg.inv(affine[:3, :3]) @ scan.geometry.affine[:3, :3]), np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(
+        np.abs(np.linalg.inv(affine[:3, :3]) @ scan.geometry.affine[:3, :3]), np.eye(3), atol=1e-6
+    )
 
 
 def test_volumes_agree_with_simpleitk(oblique_volume, reorient, tmp_path) -> None:

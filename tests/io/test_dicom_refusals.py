@@ -203,7 +203,10 @@ DAMAGED = {
     "cut in the preamble": (lambda p: os.truncate(p, 50), "input.truncated"),
     "no bytes": (lambda p: os.truncate(p, 0), "input.truncated"),
     "a web page": (lambda p: p.write_text("<html>Log in first</html>" * 20), "input.truncated"),
-    "an element longer than the file": (_replace(b"\x28\x00\x10\x00US\x02\x00", b"\x28\x00\x10\x00UN\0\0\xf0\xff\xff\xff"), "input.truncated"),
+    "an element longer than the file": (
+        _replace(b"\x28\x00\x10\x00US\x02\x00", b"\x28\x00\x10\x00UN\0\0\xf0\xff\xff\xff"),
+        "input.truncated",
+    ),
     "an envelope": (lambda p: p.write_bytes(ENVELOPE), "input.encrypted"),
     "no permission": (lambda p: p.chmod(0), "input.unreadable"),
 }

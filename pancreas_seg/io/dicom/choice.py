@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.io.dicom.files import Files, may_be_dicom_name
-from pancreas_seg.io.dicom.frames import Frame, Kind, frames_of, image_type, kind_of, text
+from pancreas_seg.io.dicom.frames import About, Frame, Kind, about, frames_of
 from pancreas_seg.io.dicom.header import HEAD_BYTES, is_dicom, is_enveloped, parse, truncated
 from pancreas_seg.io.dicom.stack import distinct_positions, typical_step_mm
 
@@ -27,7 +27,7 @@ class DicomFile:
     """A DICOM file without its pixel data, and the images that it holds (none but for CT)."""
 
     number: int
-    kind: Kind
+    about: About
     header: Dataset
     frames: list[Frame]
 
@@ -49,14 +49,14 @@ def read_headers(files: Files, series_uid: str | None) -> list[DicomFile]:
             _check_not_damaged(head, files, n)
             continue
         dataset = parse(files.read(n), files.where, files.label(n))
-        kind, frames = kind_of(dataset), list[Frame]()
-        wanted = series_uid is None or text(dataset, "SeriesInstanceUID") == series_uid
-        if wanted and kind in ("image", "derived"):
+        facts, frames = about(dataset, files.where, files.label(n)), list[Frame]()
+        wanted = series_uid is None or facts.series_uid == series_uid
+        if wanted and facts.kind in ("image", "derived"):
             frames = frames_of(dataset, n, files.where, files.label(n))
         for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
             if keyword in dataset:
                 del dataset[keyword]
-        found.append(DicomFile(n, kind, dataset, frames))
+        found.append(DicomFile(n, facts, dataset, frames))
     return found
 
 
@@ -72,15 +72,15 @@ def choose(found: Sequence[DicomFile], n_files: int, where: Path, series_uid: st
     InputError
         If there is no such series, or more than one, or images of several patients.
     """
-    images = [file for file in found if file.kind == "image"]
-    derived = [file for file in found if file.kind == "derived"]
+    images = [file for file in found if file.about.kind == "image"]
+    derived = [file for file in found if file.about.kind == "derived"]
     if not images and not derived:
         raise _no_ct(found, n_files, where)
-    left_out = Counter(file.kind for file in found if file.kind not in ("image", "derived"))
+    left_out = Counter(file.about.kind for file in found if file.about.kind not in ("image", "derived"))
     if series_uid is not None:
-        chosen = [file for file in (*images, *derived) if text(file.header, "SeriesInstanceUID") == series_uid]
+        chosen = [file for file in (*images, *derived) if file.about.series_uid == series_uid]
         if not chosen:
-            raise _no_such_series(len({text(file.header, "SeriesInstanceUID") for file in (*images, *derived)}), where)
+            raise _no_such_series(len({file.about.series_uid for file in (*images, *derived)}), where)
         chosen.sort(key=lambda file: file.number)
         _check_one_patient(chosen, where)
     else:
@@ -99,7 +99,7 @@ def series_list(files: Sequence[DicomFile]) -> dict[str, list[DicomFile]]:
     """Files by SeriesInstanceUID, in the order in which each series first appears."""
     groups: dict[str, list[DicomFile]] = {}
     for file in files:
-        groups.setdefault(text(file.header, "SeriesInstanceUID"), []).append(file)
+        groups.setdefault(file.about.series_uid, []).append(file)
     return groups
 
 
@@ -141,9 +141,9 @@ def _describe(uid: str, files: Sequence[DicomFile]) -> str:
 
 
 def _derived_alone(derived: list[DicomFile], where: Path) -> list[DicomFile]:
-    primary = [file for file in derived if image_type(file.header)[1:2] == ["PRIMARY"]]
+    primary = [file for file in derived if file.about.from_primary]
     if not primary:
-        uids = ", ".join(sorted({text(file.header, "SeriesInstanceUID") or "(no UID)" for file in derived}))
+        uids = ", ".join(sorted({file.about.series_uid or "(no UID)" for file in derived}))
         raise InputError(
             "input.derived_only",
             where=where,
@@ -156,8 +156,8 @@ def _derived_alone(derived: list[DicomFile], where: Path) -> list[DicomFile]:
 
 
 def _check_one_patient(files: Sequence[DicomFile], where: Path) -> None:
-    by_id = {text(file.header, "PatientID") for file in files} - {""}
-    by_name = {text(file.header, "PatientName") for file in files} - {""}
+    by_id = {file.about.patient_id for file in files} - {""}
+    by_name = {file.about.patient_name for file in files} - {""}
     n = len(by_id) or len(by_name)
     if n > 1:
         raise InputError(
@@ -174,7 +174,7 @@ def _no_ct(found: Sequence[DicomFile], n_files: int, where: Path) -> InputError:
         return InputError(
             "input.not_ct",
             where=where,
-            found=f"no CT image among {len(found)} DICOM files ({_counted(Counter(file.kind for file in found))})",
+            found=f"no CT image among {len(found)} DICOM files ({_counted(Counter(file.about.kind for file in found))})",
             expected="a CT series",
             advice="Give the folder of the CT series; other modalities and screenshots cannot be segmented.",
         )

@@ -40,6 +40,17 @@ _MODALITIES = {"MR", "PT", "NM", "US", "XA", "CR", "DX", "MG", "RF", "OT", "SC",
 
 
 @dataclass(frozen=True)
+class About:
+    """What a DICOM file is and what it belongs to. Patients are to be compared, never shown."""
+
+    kind: Kind
+    series_uid: str
+    patient_id: str
+    patient_name: str
+    from_primary: bool
+
+
+@dataclass(frozen=True)
 class Frame:
     """One image and where it lies.
 
@@ -50,8 +61,6 @@ class Frame:
     instance : int or None
         InstanceNumber (single-frame) or frame number.
     series_uid, frame_of_reference : str
-    patient : tuple of str
-        PatientID and PatientName. To be compared, never shown.
     position_mm : tuple of 3 float
         ImagePositionPatient, LPS.
     orientation : tuple of 6 float
@@ -71,7 +80,6 @@ class Frame:
     instance: int | None
     series_uid: str
     frame_of_reference: str
-    patient: tuple[str, str]
     position_mm: tuple[float, float, float]
     orientation: tuple[float, float, float, float, float, float]
     spacing_mm: tuple[float, float]
@@ -83,13 +91,32 @@ class Frame:
     stored_bytes: float
 
 
-def kind_of(dataset: Dataset) -> Kind:
-    """What kind of object a file holds."""
-    with quiet():
-        meta = getattr(dataset, "file_meta", None) or {}
-        sop_class = text(dataset, "SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", "") or "")
-        modality = text(dataset, "Modality").upper()
-        kinds = image_type(dataset)
+def about(dataset: Dataset, where: object, label: str) -> About:
+    """What a file says of itself.
+
+    Raises
+    ------
+    InputError
+        If that cannot be decoded.
+    """
+    try:
+        with quiet():
+            kinds = [str(value).strip().upper() for value in _values(dataset, "ImageType")]
+            return About(
+                kind=_kind_of(dataset, kinds),
+                series_uid=text(dataset, "SeriesInstanceUID"),
+                patient_id=text(dataset, "PatientID"),
+                patient_name=text(dataset, "PatientName"),
+                from_primary=kinds[1:2] == ["PRIMARY"],
+            )
+    except Exception as error:  # as above
+        raise _invalid(where, label) from error
+
+
+def _kind_of(dataset: Dataset, kinds: list[str]) -> Kind:
+    meta = getattr(dataset, "file_meta", None) or {}
+    sop_class = text(dataset, "SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", "") or "")
+    modality = text(dataset, "Modality").upper()
     if sop_class == MediaStorageDirectoryStorage or "DirectoryRecordSequence" in dataset:
         return "DICOMDIR"
     if sop_class.startswith(_SECONDARY_CAPTURE) or set(kinds) & _CAPTURES:
@@ -123,18 +150,7 @@ def frames_of(dataset: Dataset, file: int, where: object, label: str) -> list[Fr
     except InputError:
         raise
     except Exception as error:  # pydicom decodes values when they are asked for, and raises nearly any type
-        raise InputError(
-            "input.header_invalid",
-            where=where,
-            found=f"{label}, with an attribute that cannot be decoded",
-            expected="a header as DICOM PS3.3 says",
-            advice="Export the series again.",
-        ) from error
-
-
-def image_type(dataset: Dataset) -> list[str]:
-    """The values of ImageType in capitals."""
-    return [str(value).strip().upper() for value in _values(dataset, "ImageType")]
+        raise _invalid(where, label) from error
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -211,7 +227,6 @@ def _frame(source: _SingleFrame, file: int, index: int, stored_bytes: float, whe
         instance=source.instance,
         series_uid=text(dataset, "SeriesInstanceUID"),
         frame_of_reference=text(dataset, "FrameOfReferenceUID"),
-        patient=(text(dataset, "PatientID"), text(dataset, "PatientName")),
         position_mm=(position[0], position[1], position[2]),
         orientation=_unit_vectors(orientation, where, label),
         spacing_mm=(spacing[0], spacing[1]),
@@ -266,6 +281,16 @@ def _check_pixels(dataset: Dataset, where: object, label: str) -> float:
         if n_fragments < n:
             raise truncated(where, f"{label}, with {n_fragments} compressed frames", f"{n}, as its header says")
     return float(len(pixels))
+
+
+def _invalid(where: object, label: str) -> InputError:
+    return InputError(
+        "input.header_invalid",
+        where=where,
+        found=f"{label}, with an attribute that cannot be decoded",
+        expected="a header as DICOM PS3.3 says",
+        advice="Export the series again.",
+    )
 
 
 def _rescale(group: Dataset, where: object, label: str) -> tuple[float, float]:
