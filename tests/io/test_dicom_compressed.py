@@ -12,12 +12,12 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 from pydicom.uid import (
     JPEG2000,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 

@@ -48,7 +48,12 @@ def read_headers(files: Files, series_uid: str | None) -> list[DicomFile]:
         if not is_dicom(head):
             _check_not_damaged(head, files, n)
             continue
-        dataset = parse(files.read(n), files.where, files.label(n))
+        try:
+            dataset = parse(files.read(n), files.where, files.label(n))
+        except InputError as error:
+            if error.code == "input.truncated" and head[128:132] != b"DICM" and not _says_dicom(files.name(n)):
+                continue  # it only began like DICOM
+            raise
         facts, frames = about(dataset, files.where, files.label(n)), list[Frame]()
         wanted = series_uid is None or facts.series_uid == series_uid
         if wanted and facts.kind in ("image", "derived"):
@@ -171,10 +176,11 @@ def _check_one_patient(files: Sequence[DicomFile], where: Path) -> None:
 
 def _no_ct(found: Sequence[DicomFile], n_files: int, where: Path) -> InputError:
     if found:
+        kinds = _counted(Counter(file.about.kind for file in found))
         return InputError(
             "input.not_ct",
             where=where,
-            found=f"no CT image among {len(found)} DICOM files ({_counted(Counter(file.about.kind for file in found))})",
+            found=f"no CT image among {len(found)} DICOM files ({kinds})",
             expected="a CT series",
             advice="Give the folder of the CT series; other modalities and screenshots cannot be segmented.",
         )
@@ -206,8 +212,12 @@ def _check_not_damaged(head: bytes, files: Files, n: int) -> None:
             expected="plain DICOM",
             advice="Decrypt the files first.",
         )
-    if files.name(n).lower().endswith(_DICOM_SUFFIXES):
+    if _says_dicom(files.name(n)):
         raise truncated(files.where, f"{files.label(n)}, {files.size(n)} bytes that are no DICOM", "DICOM")
+
+
+def _says_dicom(name: str) -> bool:
+    return name.lower().endswith(_DICOM_SUFFIXES)
 
 
 def _say_left_out(left_out: Counter[Kind], n_files: int) -> None:

@@ -219,6 +219,14 @@ def _frame(source: _SingleFrame, file: int, index: int, stored_bytes: float, whe
         if values is None:
             raise _no_place(dataset, keyword, where, label)
     position, orientation, spacing = (tuple(values or ()) for values in place.values())
+    if min(spacing) <= 0:
+        raise InputError(
+            "input.spacing",
+            where=where,
+            found=f"{label}, with a PixelSpacing of {spacing[0]:g} x {spacing[1]:g} mm",
+            expected="numbers above 0",
+            advice="Export the series again; its header does not say how large its voxels are.",
+        )
     thickness = _numbers(measures, "SliceThickness", 1)
     slope, intercept = _rescale(source.group("PixelValueTransformationSequence"), where, label)
     return Frame(
@@ -277,7 +285,7 @@ def _check_pixels(dataset: Dataset, where: object, label: str) -> float:
         if len(pixels) < need:
             raise truncated(where, f"{label}, with {len(pixels)} bytes of pixels", f"{need}, as its header says")
     else:
-        n_fragments, _ = parse_fragments(pixels)
+        n_fragments = parse_fragments(pixels)[0] - 1  # the first is the table of offsets
         if n_fragments < n:
             raise truncated(where, f"{label}, with {n_fragments} compressed frames", f"{n}, as its header says")
     return float(len(pixels))

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import BinaryIO, cast
 
-import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pancreas_seg.errors import InputError
@@ -23,8 +25,12 @@ from pancreas_seg.errors import InputError
 HEAD_BYTES = 132
 """How much of a file `is_dicom` wants to see: 128 bytes of preamble and the prefix."""
 
-_DEFLATED = b"1.2.840.10008.1.2.1.99\0\0"
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _LARGEST_INFLATED_BYTES = 2**30
+_LARGEST_HEADER_BYTES = 2**25
+_MOST_ELEMENTS = 50_000
+_PIXEL_DATA = 0x7FE00010
+_UNDEFINED = 0xFFFFFFFF
 _ENVELOPED_DATA = bytes.fromhex("06092a864886f70d010703")
 _LONG_VALUES = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UC", "UN", "UR", "UT"}
 _VALUE_TYPES = {
@@ -84,7 +90,10 @@ def parse(content: bytes, where: object, label: str) -> Dataset:
     try:
         with quiet():
             _check_inflated_size(content)
-            dataset = pydicom.dcmread(BytesIO(content), force=True)
+            if content.find(b"\xe0\x7f\x10\x00", 0, _LARGEST_HEADER_BYTES) < 0 and len(content) > _LARGEST_HEADER_BYTES:
+                raise ValueError("no pixel data where they should be")
+            buffer = BytesIO(content)
+            dataset = read_partial(cast(BinaryIO, buffer), stop_when=_order_check(buffer), force=True)
             if not dataset:
                 raise ValueError("no element")
     except Exception as error:  # pydicom raises nearly any type on damaged files
@@ -107,9 +116,32 @@ def truncated(where: object, found: str, expected: str) -> InputError:
     )
 
 
+def _order_check(buffer: BytesIO) -> Callable[[BaseTag, str | None, int], bool]:
+    """Stops after the pixel data where padding begins; ValueError for what is no list of elements.
+
+    pydicom takes values that end early as they are, and megabytes of zeros as millions of elements.
+    """
+    total, last, n = len(buffer.getbuffer()), -1, 0
+
+    def stop(tag: BaseTag, _value_type: str | None, length: int) -> bool:
+        nonlocal last, n
+        n += 1
+        if tag < last and last >= _PIXEL_DATA:
+            return True
+        if tag < last or n > _MOST_ELEMENTS:
+            raise ValueError("elements out of order")
+        # A deflated file is read from another buffer, and this one stands at its end.
+        if length != _UNDEFINED and not length <= total - buffer.tell() and buffer.tell() < total:
+            raise ValueError("an element longer than the file")
+        last = int(tag)
+        return False
+
+    return stop
+
+
 def _check_inflated_size(content: bytes) -> None:
     """Raise ValueError if a deflated file (transfer syntax ...1.99) would fill the memory when pydicom inflates it."""
-    if _DEFLATED[:-1] not in content[:4096] or content[132:136] != b"\x02\0\0\0":
+    if _DEFLATED not in content[:4096] or content[132:136] != b"\x02\0\0\0":
         return
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     rest, total = content[144 + int.from_bytes(content[140:144], "little") :], 0

@@ -196,7 +196,7 @@ def _check_duplicates(
 def _check_missing(
     steps: NDArray[np.float64], frames: Sequence[Frame], where: object, label: Callable[[Frame], str]
 ) -> None:
-    usual = float(np.median(steps))
+    usual = float(np.median(steps[steps <= 1.25 * steps.min()]))
     places = steps / usual
     gaps = np.flatnonzero(np.rint(places) >= 2)
     if gaps.size and np.abs(places - np.rint(places)).max() <= 0.2:
