@@ -78,7 +78,11 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_segment(commands: Any) -> None:
     verb = commands.add_parser("segment", help="find the pancreas in CTs")
     verb.add_argument(
-        "input", type=Path, nargs="+", metavar="INPUT", help="CT file (.nii .nii.gz .nrrd .mha), folder, or manifest"
+        "input",
+        type=Path,
+        nargs="+",
+        metavar="INPUT",
+        help="CT file (.nii .nii.gz .nrrd .mha), DICOM folder, zip or file, folder of such, or manifest",
     )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder per case")
     verb.add_argument(
@@ -93,6 +97,8 @@ def _add_segment(commands: Any) -> None:
     verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
     verb.add_argument("--attention", action="store_true", help="write attention.nii.gz too")
     verb.add_argument("--preview", action="store_true", help="write preview.png too")
+    verb.add_argument("--series", metavar="UID", help="the DICOM series to take where there are several")
+    verb.add_argument("--allow-tilt", action="store_true", help="shear DICOM slices of a tilted gantry back")
     verb.add_argument("--resume", action="store_true", help="leave out cases that are finished")
     _add_settings(verb)
     verb.set_defaults(run=verbs.segment)

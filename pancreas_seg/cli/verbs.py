@@ -52,6 +52,8 @@ def segment(options: argparse.Namespace) -> int:
             *["attention.nii.gz"] * options.attention,
             *["preview.png"] * options.preview,
         ],
+        series_uid=options.series,
+        allow_tilt=options.allow_tilt,
         on_progress=lambda case: _bar(case, "window"),
         on_saved=saved,
     )

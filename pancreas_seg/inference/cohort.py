@@ -14,7 +14,7 @@ from pathlib import Path
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.errors import ConfigError, InputError, PancreasSegError
 from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
-from pancreas_seg.io import IMAGE_SUFFIXES, Scan, case_name, read_ct, remove_unfinished, replacing
+from pancreas_seg.io import IMAGE_SUFFIXES, Scan, case_name, find_studies, read_ct, remove_unfinished, replacing
 from pancreas_seg.network.windows import Progress
 
 EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png")
@@ -47,8 +47,10 @@ class CaseOutcome:
 
 
 def find_cases(inputs: Sequence[Path]) -> list[CaseInput]:
-    """All CTs that inputs stand for: files, folders (their images, not those of folders in them), manifests (.json).
+    """All CTs that inputs stand for: files, folders, manifests (.json).
 
+    A folder's cases are its images and zips (not those of folders in it), and the DICOM studies in it and below:
+    itself, if DICOM files lie right in it or all below are of one study, or else folders in it.
     Cases of the same name get a number behind it, in order.
 
     Raises
@@ -66,15 +68,16 @@ def find_cases(inputs: Sequence[Path]) -> list[CaseInput]:
             images = sorted(
                 p
                 for p in path.iterdir()
-                if p.is_file() and not p.name.startswith(".") and p.name.lower().endswith(IMAGE_SUFFIXES)
+                if p.is_file() and not p.name.startswith(".") and p.name.lower().endswith((*IMAGE_SUFFIXES, ".zip"))
             )
+            images += find_studies(path)
             if not images:
                 raise InputError(
                     "input.empty_folder",
                     where=path,
                     found="a folder without images",
-                    expected=f"files that end with {', '.join(IMAGE_SUFFIXES)}",
-                    advice="DICOM folders are not read yet: convert the series to NIfTI, for example with dcm2niix.",
+                    expected=f"DICOM, or files that end with {', '.join(IMAGE_SUFFIXES)}",
+                    advice="Give the folder that holds the CTs.",
                 )
             found += [CaseInput(case_name(image), image) for image in images]
         else:
@@ -95,6 +98,8 @@ def segment_cases(
     attention: bool = False,
     resume: bool = False,
     expected: Sequence[str] = (),
+    series_uid: str | None = None,
+    allow_tilt: bool = False,
     on_progress: Callable[[str], Progress | None] | None = None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None = None,
 ) -> list[CaseOutcome]:
@@ -113,6 +118,10 @@ def segment_cases(
         Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
     expected : sequence of str
         Names of EXTRA_OUTPUTS that a finished case must have, too.
+    series_uid : str, optional
+        SeriesInstanceUID of the DICOM series to take.
+    allow_tilt : bool
+        Whether to shear DICOM slices of a tilted gantry back.
     on_progress : callable, optional
         Gives, for a case's name, what is called with windows done and windows in all.
     on_saved : callable, optional
@@ -134,13 +143,15 @@ def segment_cases(
     for case in cases:
         progress = on_progress(case.case) if on_progress else None
         run = partial(segmenter.segment, probability=probability, progress=progress, attention=attention)
-        outcomes.append(_one_case(segmenter, run, case, out, expected if resume else None, on_saved))
+        read = partial(read_ct, case.path, series_uid, allow_tilt)
+        outcomes.append(_one_case(segmenter, read, run, case, out, expected if resume else None, on_saved))
         _write_summary(out / "summary.csv", outcomes)
     return outcomes
 
 
 def _one_case(
     segmenter: Segmenter,
+    read: Callable[[], Scan],
     segment: Callable[[Scan], Segmentation],
     case: CaseInput,
     out: Path,
@@ -151,7 +162,7 @@ def _one_case(
     folder = out / case.case
     remove_unfinished(folder)
     try:
-        scan = read_ct(case.path)
+        scan = read()
         read_s = time.perf_counter() - start
         if resume_with is not None and all((folder / name).is_file() for name in resume_with):
             earlier = _earlier_outcome(folder, case.case, scan.sha256, segmenter)

@@ -1,11 +1,11 @@
-"""One way in: a file becomes a Scan in HU, or a clear refusal."""
+"""One way in: a file or DICOM series becomes a Scan in HU, or a clear refusal."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import nifti
+
+if TYPE_CHECKING:
+    from pancreas_seg.io.dicom import DicomSeries
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File name endings that are read."""
@@ -32,11 +35,13 @@ class Scan:
     geometry : Geometry
         Where the voxels lie.
     path : Path
-        The file it came from.
+        The file or DICOM folder it came from.
     sha256 : str
-        Of the file's bytes.
+        Of the file's bytes; of a DICOM series, of its files in the order of the slices, however they are named.
     nifti_header : nibabel.Nifti1Header or None
         The header fields that stated the grid, for a mask that states it in the same way; None if it was no NIfTI.
+    series : DicomSeries or None
+        The headers of the DICOM series; None if it was none.
     """
 
     image: NDArray[np.int16] | NDArray[np.float32]
@@ -44,6 +49,7 @@ class Scan:
     path: Path
     sha256: str
     nifti_header: nib.Nifti1Header | None = None
+    series: DicomSeries | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +62,41 @@ class Mask:
     sha256: str
 
 
-def read_ct(path: str | Path) -> Scan:
-    """Read a CT from .nii, .nii.gz, .nrrd or .mha, in any orientation and number type.
+def read_ct(path: str | Path, series_uid: str | None = None, allow_tilt: bool = False) -> Scan:
+    """Read a CT from .nii, .nii.gz, .nrrd or .mha, in any orientation and number type, or from DICOM.
 
-    Scale factors in the header (scl_slope, scl_inter) are applied once.
+    Scale factors in the header (scl_slope, scl_inter; each slice's RescaleSlope and RescaleIntercept) are applied once.
+
+    Parameters
+    ----------
+    path : path
+        An image file; or a folder, with all folders in it, a .zip or a multi-frame file of DICOM.
+    series_uid : str, optional
+        SeriesInstanceUID of the DICOM series to take; without it there must be only one CT.
+    allow_tilt : bool
+        Whether to shear DICOM slices of a tilted gantry back to a rectangular grid instead of refusing them.
 
     Raises
     ------
     InputError
         If the file is missing, damaged or no sound three-dimensional CT.
     """
+    from pancreas_seg.io.dicom import is_dicom_input, read_dicom
+
     path = Path(path)
-    values, slope, inter, geometry, header, sha256 = _decoded(path)
-    image = _hounsfield(values, slope, inter)
+    header = series = None
+    image: NDArray[np.int16] | NDArray[np.float32]
+    if not path.name.lower().endswith(IMAGE_SUFFIXES) and path.exists() and is_dicom_input(path):
+        image, geometry, series, sha256 = read_dicom(path, series_uid, allow_tilt)
+    else:
+        values, slope, inter, geometry, header, sha256 = _decoded(path)
+        image = _hounsfield(values, slope, inter)
     _check_spacing(geometry, path)
+    _check_values(image, path)
+    return Scan(image, geometry, path, sha256, header, series)
+
+
+def _check_values(image: NDArray[Any], path: Path) -> None:
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(
@@ -87,7 +114,6 @@ def read_ct(path: str | Path) -> Scan:
             expected="a CT",
             advice="The image is empty; export it again.",
         )
-    return Scan(image, geometry, path, sha256, header)
 
 
 def read_mask(path: str | Path) -> Mask:
@@ -149,8 +175,10 @@ def _check_spacing(geometry: Geometry, where: Path) -> None:
 
 
 def case_name(path: Path) -> str:
-    """A file's name without the suffixes that this package reads."""
-    for suffix in IMAGE_SUFFIXES:
+    """A file's name without the suffixes that this package reads; a folder's as it is."""
+    if path.is_dir():
+        return path.name or path.resolve().name or "ct"
+    for suffix in (*IMAGE_SUFFIXES, ".zip", ".dcm"):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
@@ -183,7 +211,7 @@ def _content(path: Path) -> bytes:
             where=path,
             found="a folder",
             expected=f"a file that ends with {', '.join(IMAGE_SUFFIXES)}",
-            advice="DICOM folders are not read yet: convert the series to NIfTI, for example with dcm2niix.",
+            advice="Name a file in it.",
         )
     if not path.exists():
         raise InputError(
@@ -198,7 +226,7 @@ def _content(path: Path) -> bytes:
             "input.unknown_format",
             where=path,
             found=f"a file that ends with {path.suffix[:8] or 'no suffix'}",
-            expected=f"one that ends with {', '.join(IMAGE_SUFFIXES)}",
+            expected=f"one that ends with {', '.join(IMAGE_SUFFIXES)}, or DICOM",
             advice="Convert the image to NIfTI.",
         )
     try:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pancreas_seg.errors import InputError, ManifestError
 from pancreas_seg.inference.cohort import CaseInput, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
 from tests.conftest import ANY_ORGAN
+from tests.io.conftest import make_slices, save
 
 
 @pytest.fixture
@@ -125,3 +127,59 @@ def test_hidden_files_are_no_cases_and_case_ids_stay_in_the_output(write_nifti, 
     manifest.write_text(json.dumps({"training": [], "test": [{"case_id": "../b", "image": "a.nii.gz"}]}))
     with pytest.raises(ManifestError, match="manifest.bad_case_id"):
         find_cases([manifest])
+
+
+def _study(folder, study: str = "1.2.3", series: str = "1.2.3.4"):
+    array = np.full((8, 8, 8), -900, np.int16)
+    array[2:5, 2:5, 2:5] = 100
+    slices = make_slices(array, np.diag([2.0, 2.0, 3.0, 1.0]), series)
+    for ds in slices:
+        ds.StudyInstanceUID = study
+    return save(slices, folder)
+
+
+def test_dicom_studies_are_cases(write_nifti, tmp_path) -> None:
+    root = tmp_path / "in"
+    one = _study(root / "one", "1.1")
+    assert find_cases([one]) == [CaseInput("one", one)]
+    assert find_cases([root]) == [CaseInput("in", root)]  # one study in all
+    # Two series of one study, each in a folder of its own, are one case; another study is another.
+    _study(root / "two" / "arterial", "1.2", "1.2.1")
+    _study(root / "two" / "venous" / "x", "1.2", "1.2.2")
+    three = shutil.make_archive(str(root / "three"), "zip", one)
+    a = _ct(write_nifti, "in/a.nii.gz")
+    (root / "empty").mkdir()
+    (root / "notes.txt").write_text("x")
+    (root / ".hidden").mkdir()
+    shutil.copytree(one, root / ".hidden" / "y")
+    expected = [("a", a), ("three", root / "three.zip"), ("one", one), ("two", root / "two")]
+    assert [(case.case, case.path) for case in find_cases([root])] == expected
+    assert three == str(root / "three.zip")
+    # Without UIDs each folder stands for itself.
+    for n in "pq":
+        _study(tmp_path / "blank" / n, "")
+    assert [case.case for case in find_cases([tmp_path / "blank"])] == ["p", "q"]
+
+
+def test_dicom_and_other_cases_are_segmented_in_one_run(write_nifti, tmp_path, segmenter) -> None:
+    root = tmp_path / "in"
+    first, second = _study(root / "first", "1.1"), _study(root / "second", "1.2", "1.2.9")
+    (second / "IM003").unlink()
+    shutil.make_archive(str(root / "third"), "zip", first)
+    shutil.copyfile(_ct(write_nifti, "a.nii.gz"), root / "a.nii.gz")
+    outcomes = segment_cases(segmenter, find_cases([root]), tmp_path / "out")
+    assert [(o.case, o.status) for o in outcomes] == [
+        ("a", "ok"), ("third", "ok"), ("first", "ok"), ("second", "refused")
+    ]  # fmt: skip
+    assert outcomes[3].reasons == "input.missing_slices"
+    written = "".join(p.read_text() for p in (tmp_path / "out").rglob("*.json"))
+    assert "Planted" not in written
+    assert "PLANTED" not in written
+    # Finished cases are known again by their files' hash, in a zip or not.
+    done: list[str] = []
+    segment_cases(
+        segmenter, find_cases([root]), tmp_path / "out", resume=True, on_saved=lambda case, *_: done.append(case.case)
+    )
+    assert done == []
+    picked = segment_cases(segmenter, find_cases([first]), tmp_path / "b", series_uid="1.2.3.5")
+    assert picked[0].reasons == "input.no_such_series"

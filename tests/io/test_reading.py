@@ -305,7 +305,7 @@ def test_nrrd_without_space_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("missing.nii.gz", "input.unreadable"), ("ct.jpg", "input.unknown_format"), (".", "input.is_folder")],
+    [("missing.nii.gz", "input.unreadable"), ("ct.jpg", "input.unknown_format"), (".", "input.no_dicom")],
 )
 def test_other_paths_are_refused(tmp_path, name: str, code: str) -> None:
     (tmp_path / "ct.jpg").write_bytes(b"x")
