@@ -1,0 +1,293 @@
+"""The frames of a CT series that DICOM output refers to: where they lie, and a mask laid onto them.
+
+DICOM's world is LPS, ours is RAS. Standard: PS3.3, C.7.6.2 (Image Plane Module).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from pancreas_seg._version import __version__
+from pancreas_seg.errors import InputError
+from pancreas_seg.geometry import Geometry
+
+TYPE_2 = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
+    "StudyID", "AccessionNumber", "PositionReferenceIndicator",
+)  # fmt: skip
+"""Attributes of patient and study that must be there, if only empty."""
+
+TOLERANCE_VOXELS = 0.1
+"""How far a slice may lie from even spacing, and a corner of a mask from that of the series, in voxels."""
+
+_PER_FRAME = ("SOPClassUID", "SOPInstanceUID", "ImagePositionPatient")
+_PER_SERIES = (
+    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImageOrientationPatient", "PixelSpacing", "Rows",
+    "Columns",
+)  # fmt: skip
+_OF_IMAGES = ("Modality", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+_IF_THERE = (
+    "SpecificCharacterSet", "StudyDescription", "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "LongitudinalTemporalInformationModified",
+)  # fmt: skip
+_MOMENTS = ("Content", "Acquisition", "Series", "Study")
+_UNKNOWN_MOMENT = ("19700101", "000000")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFrames:
+    """The single-frame images of a CT series, in order along the normal of their planes.
+
+    Parameters
+    ----------
+    headers : tuple of Dataset
+        One a frame, with what tells the image and no more: the patient and the study stand in ``study``.
+    geometry : Geometry
+        Grid of (columns, rows, frames).
+    study : Dataset
+        Patient, study and frame of reference, for the output; missing type 2 attributes are there, empty.
+    moment : tuple of str
+        Date (DA) and time (TM) that output carries: those of the first frame's content, else of its acquisition,
+        series or study, else 1 January 1970, so that the same input gives the same bytes.
+    """
+
+    headers: tuple[Dataset, ...]
+    geometry: Geometry
+    study: Dataset
+    moment: tuple[str, str]
+
+    @classmethod
+    def of(cls, headers: Sequence[Dataset], where: object = "DICOM series") -> SourceFrames:
+        """Check the headers of a series and put them in order.
+
+        Parameters
+        ----------
+        headers : sequence of Dataset
+            One for each image of one series, in any order; pixels are not needed.
+        where : object
+            What errors call the series.
+
+        Raises
+        ------
+        InputError
+            If UIDs or positions are missing or twice there, if images are of several series, planes or sizes, if they
+            are multi-frame, or if their slices are not evenly spaced at right angles to their planes.
+        """
+        _check_complete(headers, where)
+        _check_alike(headers, where)
+        orientation = np.array(headers[0].ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        normal = np.cross(*orientation)
+        ordered = sorted(headers, key=lambda header: float(normal @ _position(header)))
+        step = _step(ordered, normal, where)
+        row_mm, column_mm = (float(mm) for mm in ordered[0].PixelSpacing)
+        lps = np.eye(4)
+        lps[:3, :3] = np.stack([orientation[0] * column_mm, orientation[1] * row_mm, step], axis=1)
+        lps[:3, 3] = _position(ordered[0])
+        shape = (int(ordered[0].Columns), int(ordered[0].Rows), len(ordered))
+        try:
+            geometry = Geometry(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+        except InputError as error:
+            raise InputError(
+                error.code, where=where, found=error.found, expected=error.expected, advice=error.advice
+            ) from error
+        images = tuple(_image(header, geometry.spacing_mm[2]) for header in ordered)
+        return cls(images, geometry, _study(ordered[0]), _moment(ordered[0]))
+
+    def lay(self, mask: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+        """A mask's voxels on the frames: no resampling, only axes in another order or direction.
+
+        Parameters
+        ----------
+        mask : (I, J, K) uint8 array
+        geometry : Geometry
+            The mask's grid.
+
+        Returns
+        -------
+        (frames, rows, columns) uint8 array
+
+        Raises
+        ------
+        InputError
+            If the mask's voxels are not exactly those of the series.
+        """
+        if mask.shape != geometry.shape:
+            raise ValueError(f"mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
+        to_frames = np.linalg.inv(self.geometry.affine) @ geometry.affine
+        turn = np.rint(to_frames[:3, :3]).astype(int)
+        axis_of = np.abs(turn).argmax(axis=1)
+        signs = turn[range(3), axis_of]
+        is_turn = sorted(axis_of) == [0, 1, 2] and np.abs(turn).sum() == 3
+        if is_turn and tuple(mask.shape[axis] for axis in axis_of) == self.geometry.shape:
+            exact = np.eye(4)
+            exact[:3, :3] = turn
+            exact[:3, 3] = np.where(signs > 0, 0, np.array(self.geometry.shape) - 1)
+            corners = np.array([[*c, 1] for c in np.ndindex(2, 2, 2)]) * [*(np.array(mask.shape) - 1), 1]
+            if np.abs(corners @ (to_frames - exact).T).max() <= TOLERANCE_VOXELS:
+                laid = mask.transpose(axis_of)[tuple(slice(None, None, sign) for sign in signs)]
+                return np.ascontiguousarray(laid.transpose(2, 1, 0))
+        raise InputError(
+            "input.mask_off_series",
+            where="mask",
+            found=_described(geometry),
+            expected=f"the voxels of the series, {_described(self.geometry)}, with axes in any order and direction",
+            advice="Give the series that the mask was made from, or resample the mask to the CT's grid first.",
+        )
+
+    def fingerprint(self, laid: NDArray[np.uint8], *facts: object) -> str:
+        """SHA-256 of the frames' UIDs, a mask on them, this program's version and further facts."""
+        digest = hashlib.sha256(repr((__version__, laid.shape, facts)).encode())
+        for header in self.headers:
+            digest.update(f"{header.SOPInstanceUID}\n".encode())
+        digest.update(laid.tobytes())
+        return digest.hexdigest()
+
+
+def uid(fingerprint: str, purpose: str) -> str:
+    """A DICOM UID that follows from a fingerprint: a name-based UUID under 2.25 (PS3.5, B.2)."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{fingerprint} {purpose}').int}"
+
+
+def _check_complete(headers: Sequence[Dataset], where: object) -> None:
+    if not headers:
+        raise _refusal("input.dicom_incomplete", where, "no images", "the images of a CT series", "Check the folder.")
+    if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
+        raise _refusal(
+            "input.dicom_multiframe",
+            where,
+            "an image of several frames",
+            "one image a slice (DICOM output refers to those)",
+            "Take the NIfTI mask, or convert the CT to single-frame images first.",
+        )
+    n = len(headers)
+    absent = {name: sum(not _filled(header, name) for header in headers) for name in (*_PER_FRAME, *_PER_SERIES)}
+    if any(absent.values()):
+        listed = ", ".join(f"{name} ({count} of {n})" for name, count in absent.items() if count)
+        raise _refusal(
+            "input.dicom_incomplete",
+            where,
+            f"images without {listed}",
+            "all of them, since DICOM output refers to the CT by these",
+            "Export the series again without removing them; the NIfTI mask needs none of them.",
+        )
+    instances = {str(header.SOPInstanceUID) for header in headers}
+    if len(instances) < n:
+        raise _refusal(
+            "input.dicom_duplicate",
+            where,
+            f"{n} images with {len(instances)} different SOPInstanceUIDs",
+            "each image once",
+            "Remove the copies.",
+        )
+
+
+def _check_alike(headers: Sequence[Dataset], where: object) -> None:
+    first = headers[0]
+    for name in _PER_SERIES:
+        if name in ("ImageOrientationPatient", "PixelSpacing"):
+            values = np.array([[float(v) for v in header[name].value] for header in headers])
+            differs = np.abs(values - values[0]).max() > 1e-4
+        else:
+            differs = any(header[name].value != first[name].value for header in headers)
+        if differs:
+            raise _refusal(
+                "input.dicom_mixed",
+                where,
+                f"images whose {name} differs",
+                "images of one series, of one size, spacing and orientation",
+                "Give one series alone.",
+            )
+
+
+def _step(ordered: Sequence[Dataset], normal: NDArray[np.float64], where: object) -> NDArray[np.float64]:
+    """Vector from a slice to the next, after a check that it is the same for all."""
+    first = ordered[0]
+    if len(ordered) == 1:
+        thickness = float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 0)
+        if not thickness > 0:
+            raise _refusal(
+                "input.dicom_incomplete",
+                where,
+                "a single image without SliceThickness",
+                "a slice's thickness",
+                "Give the whole series.",
+            )
+        return normal * thickness
+    positions = np.array([_position(header) for header in ordered])
+    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    length = float(np.linalg.norm(step))
+    gaps = np.diff(positions @ normal)
+    off = np.linalg.norm(positions - (positions[0] + np.arange(len(ordered))[:, None] * step), axis=1).max()
+    if not off <= TOLERANCE_VOXELS * length or gaps.min() <= 0:
+        raise _refusal(
+            "input.dicom_spacing",
+            where,
+            f"slices {gaps.min():.3f} to {gaps.max():.3f} mm apart",
+            "even spacing and each position once",
+            "A slice is missing or twice there: export the series again.",
+        )
+    return step
+
+
+def _image(header: Dataset, spacing_mm: float) -> Dataset:
+    image = _with(header, (*_PER_FRAME, *_PER_SERIES, *_OF_IMAGES))
+    # A mask's voxel is as thick as slices are apart, whatever the thickness that was reconstructed.
+    image.SliceThickness = image.SpacingBetweenSlices = round(spacing_mm, 6)
+    return image
+
+
+def _study(header: Dataset) -> Dataset:
+    study = _with(header, ("StudyInstanceUID", "FrameOfReferenceUID", *TYPE_2, *_IF_THERE))
+    for name in TYPE_2:
+        if name not in study:
+            setattr(study, name, "")
+    if study.PatientSex not in ("M", "F", "O"):
+        study.PatientSex = ""
+    return study
+
+
+def _with(header: Dataset, names: Sequence[str]) -> Dataset:
+    kept = Dataset()
+    for name in names:
+        if name in header:
+            kept[name] = header[name]
+    return kept
+
+
+def _moment(header: Dataset) -> tuple[str, str]:
+    for name in _MOMENTS:
+        date, time = (str(header.get(f"{name}{part}") or "") for part in ("Date", "Time"))
+        if len(date) == 8 and date.isdigit():
+            return date, time if time.replace(".", "", 1).isdigit() else _UNKNOWN_MOMENT[1]
+    return _UNKNOWN_MOMENT
+
+
+def _filled(header: Dataset, name: str) -> bool:
+    value = header.get(name)
+    size = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}.get(name)
+    if size is not None:
+        return value is not None and not isinstance(value, str) and np.size(value) == size
+    return bool(value)
+
+
+def _position(header: Dataset) -> NDArray[np.float64]:
+    return np.array(header.ImagePositionPatient, dtype=np.float64)
+
+
+def _described(geometry: Geometry) -> str:
+    shape = " x ".join(str(n) for n in geometry.shape)
+    spacing = " x ".join(f"{mm:.4g}" for mm in geometry.spacing_mm)
+    corner = ", ".join(f"{mm:.2f}" for mm in geometry.affine[:3, 3])
+    return f"{shape} voxels of {spacing} mm ({geometry.orientation}, first at {corner} mm in RAS)"
+
+
+def _refusal(code: str, where: object, found: str, expected: str, advice: str) -> InputError:
+    return InputError(code, where=where, found=found, expected=expected, advice=advice)
