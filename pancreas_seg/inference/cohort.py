@@ -17,7 +17,7 @@ from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmen
 from pancreas_seg.io import IMAGE_SUFFIXES, Scan, case_name, read_ct, remove_unfinished, replacing
 from pancreas_seg.network.windows import Progress
 
-EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png")
+EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png", "mask.dcm", "rtstruct.dcm")
 """Files that a case has only if they are asked for."""
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def segment_cases(
     attention: bool = False,
     resume: bool = False,
     expected: Sequence[str] = (),
+    check: Callable[[Scan], None] | None = None,
     on_progress: Callable[[str], Progress | None] | None = None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None = None,
 ) -> list[CaseOutcome]:
@@ -113,6 +114,8 @@ def segment_cases(
         Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
     expected : sequence of str
         Names of EXTRA_OUTPUTS that a finished case must have, too.
+    check : callable, optional
+        Called with each CT before it is segmented; an InputError of it refuses the case.
     on_progress : callable, optional
         Gives, for a case's name, what is called with windows done and windows in all.
     on_saved : callable, optional
@@ -134,7 +137,7 @@ def segment_cases(
     for case in cases:
         progress = on_progress(case.case) if on_progress else None
         run = partial(segmenter.segment, probability=probability, progress=progress, attention=attention)
-        outcomes.append(_one_case(segmenter, run, case, out, expected if resume else None, on_saved))
+        outcomes.append(_one_case(segmenter, run, case, out, expected if resume else None, check, on_saved))
         _write_summary(out / "summary.csv", outcomes)
     return outcomes
 
@@ -145,6 +148,7 @@ def _one_case(
     case: CaseInput,
     out: Path,
     resume_with: Sequence[str] | None,
+    check: Callable[[Scan], None] | None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None,
 ) -> CaseOutcome:
     start = time.perf_counter()
@@ -152,6 +156,8 @@ def _one_case(
     remove_unfinished(folder)
     try:
         scan = read_ct(case.path)
+        if check is not None:
+            check(scan)
         read_s = time.perf_counter() - start
         if resume_with is not None and all((folder / name).is_file() for name in resume_with):
             earlier = _earlier_outcome(folder, case.case, scan.sha256, segmenter)

@@ -9,10 +9,12 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from pancreas_seg._version import __version__
 from pancreas_seg.errors import InputError
@@ -101,18 +103,18 @@ class SourceFrames:
         images = tuple(_image(header, geometry.spacing_mm[2]) for header in ordered)
         return cls(images, geometry, _study(ordered[0]), _moment(ordered[0]))
 
-    def lay(self, mask: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    def lay(self, mask: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
         """A mask's voxels on the frames: no resampling, only axes in another order or direction.
 
         Parameters
         ----------
-        mask : (I, J, K) uint8 array
+        mask : (I, J, K) array
         geometry : Geometry
             The mask's grid.
 
         Returns
         -------
-        (frames, rows, columns) uint8 array
+        (frames, rows, columns) array
 
         Raises
         ------
@@ -121,19 +123,30 @@ class SourceFrames:
         """
         if mask.shape != geometry.shape:
             raise ValueError(f"mask of shape {mask.shape} does not lie on a grid of shape {geometry.shape}")
+        axes, signs = self.check_grid(geometry)
+        laid = mask.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+        return np.ascontiguousarray(laid.transpose(2, 1, 0))
+
+    def check_grid(self, geometry: Geometry) -> tuple[list[int], list[int]]:
+        """For columns, rows and frames: the axis of a grid with the same voxels, and +1 or -1 for its direction.
+
+        Raises
+        ------
+        InputError
+            If the voxels are not the same.
+        """
         to_frames = np.linalg.inv(self.geometry.affine) @ geometry.affine
-        turn = np.rint(to_frames[:3, :3]).astype(int)
-        axis_of = np.abs(turn).argmax(axis=1)
-        signs = turn[range(3), axis_of]
-        is_turn = sorted(axis_of) == [0, 1, 2] and np.abs(turn).sum() == 3
-        if is_turn and tuple(mask.shape[axis] for axis in axis_of) == self.geometry.shape:
+        turn = np.rint(to_frames[:3, :3])
+        axes: list[int] = np.abs(turn).argmax(axis=1).tolist()
+        signs = turn[range(3), axes].astype(int)
+        is_turn = sorted(axes) == [0, 1, 2] and np.abs(turn).sum() == 3
+        if is_turn and tuple(geometry.shape[axis] for axis in axes) == self.geometry.shape:
             exact = np.eye(4)
             exact[:3, :3] = turn
             exact[:3, 3] = np.where(signs > 0, 0, np.array(self.geometry.shape) - 1)
-            corners = np.array([[*c, 1] for c in np.ndindex(2, 2, 2)]) * [*(np.array(mask.shape) - 1), 1]
+            corners = np.array([[*bits, 1] for bits in np.ndindex(2, 2, 2)]) * [*(np.array(geometry.shape) - 1), 1]
             if np.abs(corners @ (to_frames - exact).T).max() <= TOLERANCE_VOXELS:
-                laid = mask.transpose(axis_of)[tuple(slice(None, None, sign) for sign in signs)]
-                return np.ascontiguousarray(laid.transpose(2, 1, 0))
+                return axes, signs.tolist()
         raise InputError(
             "input.mask_off_series",
             where="mask",
@@ -142,18 +155,18 @@ class SourceFrames:
             advice="Give the series that the mask was made from, or resample the mask to the CT's grid first.",
         )
 
-    def fingerprint(self, laid: NDArray[np.uint8], *facts: object) -> str:
+    def fingerprint(self, laid: NDArray[Any], *facts: object) -> str:
         """SHA-256 of the frames' UIDs, a mask on them, this program's version and further facts."""
         digest = hashlib.sha256(repr((__version__, laid.shape, facts)).encode())
         for header in self.headers:
             digest.update(f"{header.SOPInstanceUID}\n".encode())
-        digest.update(laid.tobytes())
+        digest.update(laid.astype("<u2").tobytes())
         return digest.hexdigest()
 
 
-def uid(fingerprint: str, purpose: str) -> str:
+def uid(fingerprint: str, purpose: str) -> UID:
     """A DICOM UID that follows from a fingerprint: a name-based UUID under 2.25 (PS3.5, B.2)."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{fingerprint} {purpose}').int}"
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{fingerprint} {purpose}').int}")
 
 
 def _check_complete(headers: Sequence[Dataset], where: object) -> None:

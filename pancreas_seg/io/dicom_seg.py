@@ -43,7 +43,7 @@ def require_highdicom() -> None:
 
 def write_dicom_seg(
     path: str | Path,
-    mask: NDArray[np.uint8],
+    mask: NDArray[Any],
     geometry: Geometry,
     headers: Sequence[Dataset],
     names: Mapping[int, str],
@@ -60,7 +60,7 @@ def write_dicom_seg(
     Parameters
     ----------
     path : path
-    mask : (I, J, K) uint8 array
+    mask : (I, J, K) integer array
     geometry : Geometry
         The mask's grid: the series' voxels, with axes in any order and direction.
     headers : sequence of Dataset
@@ -82,15 +82,15 @@ def write_dicom_seg(
     require_highdicom()
     frames = SourceFrames.of(headers)
     laid = frames.lay(mask, geometry)
-    check_named(laid, names)
-    segments = _numbered(laid, names)
-    fingerprint = frames.fingerprint(laid, "SEG", sorted(names.items()), made, weights_sha256)
+    named = check_named(laid, names)
+    segments = _numbered(laid, list(named))
+    fingerprint = frames.fingerprint(laid, "SEG", named, made, weights_sha256)
     # highdicom would warn of unusual names and dates by quoting them, so it sees no patient.
     sources = [_anonymous(header) for header in frames.headers]
     if not segments.any():
         middle = len(sources) // 2
         sources, segments = sources[middle : middle + 1], segments[middle : middle + 1]
-    seg = _segmentation(sources, segments, frames, names, fingerprint, made, weights_sha256)
+    seg = _segmentation(sources, segments, frames, list(named.values()), fingerprint, made, weights_sha256)
     with replacing(Path(path)) as temporary:
         seg.save_as(temporary)
     return Path(path)
@@ -98,9 +98,9 @@ def write_dicom_seg(
 
 def _segmentation(
     sources: list[Dataset],
-    segments: NDArray[np.uint8],
+    segments: NDArray[Any],
     frames: SourceFrames,
-    names: Mapping[int, str],
+    names: list[str],
     fingerprint: str,
     made: Maker,
     weights_sha256: str,
@@ -108,7 +108,7 @@ def _segmentation(
     import highdicom as hd
 
     date, time = frames.moment
-    described = [_description(n, names[value], made, weights_sha256) for n, value in enumerate(sorted(names), start=1)]
+    described = [_description(n, name, made, weights_sha256) for n, name in enumerate(names, start=1)]
     seg = hd.seg.Segmentation(
         source_images=sources,
         pixel_array=segments,
@@ -161,7 +161,7 @@ def _description(number: int, name: str, made: Maker, weights_sha256: str) -> Se
         )
     description = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=name,
         segmented_property_category=structure.category,
         segmented_property_type=structure.kind,
         algorithm_type=made.upper(),
@@ -175,9 +175,8 @@ def _description(number: int, name: str, made: Maker, weights_sha256: str) -> Se
     return description
 
 
-def _numbered(laid: NDArray[np.uint8], names: Mapping[int, str]) -> NDArray[np.uint8]:
-    """The mask with its values numbered from 1 in their order, as segments are."""
-    numbers: NDArray[Any] = np.zeros(256, dtype=np.uint8)
-    for number, value in enumerate(sorted(names), start=1):
-        numbers[value] = number
+def _numbered(laid: NDArray[Any], values: list[int]) -> NDArray[Any]:
+    """The mask with the given values numbered from 1, as segments are."""
+    numbers = np.zeros(max([int(laid.max()), *values]) + 1, dtype=np.min_scalar_type(len(values)))
+    numbers[values] = np.arange(1, len(values) + 1)
     return np.asarray(numbers[laid])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,14 +105,27 @@ def code_item(code: Code) -> Dataset:
     return item
 
 
-def check_named(mask: NDArray[np.uint8], names: Mapping[int, str]) -> None:
-    """Raise an InputError if a mask holds a value, other than 0, that no name is given for."""
-    unnamed = sorted(set(np.flatnonzero(np.bincount(mask.ravel(), minlength=1)).tolist()) - set(names) - {0})
+def check_named(mask: NDArray[Any], names: Mapping[int, str]) -> dict[int, str]:
+    """The names of a mask's values, in the values' order, without 0 (the background) and as DICOM can hold them.
+
+    Raises
+    ------
+    InputError
+        If the mask holds a value that has no name.
+    """
+    named = {value: _text(name) for value, name in sorted(names.items()) if value != 0}
+    unnamed = sorted(set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - set(named) - {0})
     if unnamed:
         raise InputError(
             "input.unnamed_label",
             where="mask",
             found=f"values without a name: {', '.join(map(str, unnamed))}",
-            expected=f"0 and those named: {', '.join(f'{value} {name}' for value, name in sorted(names.items()))}",
+            expected=f"0 and those named: {', '.join(f'{value} {name}' for value, name in named.items())}",
             advice="Name each value, on the command line by --label VALUE=NAME.",
         )
+    return named
+
+
+def _text(name: str) -> str:
+    """ASCII, for the series may be in any character set; a backslash would separate values."""
+    return name.encode("ascii", "replace").decode().replace("\\", "/").strip()[:64] or "unnamed"

@@ -37,6 +37,8 @@ class Scan:
         Of the file's bytes.
     nifti_header : nibabel.Nifti1Header or None
         The header fields that stated the grid, for a mask that states it in the same way; None if it was no NIfTI.
+    series : object or None
+        The DICOM series it came from, whose ``headers()`` gives its images without pixels; None if it was no DICOM.
     """
 
     image: NDArray[np.int16] | NDArray[np.float32]
@@ -44,6 +46,7 @@ class Scan:
     path: Path
     sha256: str
     nifti_header: nib.Nifti1Header | None = None
+    series: Any = None
 
 
 @dataclass(frozen=True, eq=False)

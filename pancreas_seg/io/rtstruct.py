@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ _STUDY = UID("1.2.840.10008.3.1.2.3.1")
 
 def write_rtstruct(
     path: str | Path,
-    mask: NDArray[np.uint8],
+    mask: NDArray[Any],
     geometry: Geometry,
     headers: Sequence[Dataset],
     names: Mapping[int, str],
@@ -54,19 +55,19 @@ def write_rtstruct(
     """
     frames = SourceFrames.of(headers)
     laid = frames.lay(mask, geometry)
-    check_named(laid, names)
-    fingerprint = frames.fingerprint(laid, "RTSTRUCT", sorted(names.items()), made, weights_sha256)
+    named = check_named(laid, names)
+    fingerprint = frames.fingerprint(laid, "RTSTRUCT", named, made, weights_sha256)
     structures = _structure_set(frames, fingerprint)
     structures.StructureSetROISequence = []
     structures.ROIContourSequence = []
     structures.RTROIObservationsSequence = []
     weights = f" weights {weights_sha256[:12]}" if weights_sha256 else ""
-    for number, value in enumerate(sorted(names), start=1):
-        roi = _roi(number, names[value], frames, made)
+    for number, (value, name) in enumerate(named.items(), start=1):
+        roi = _roi(number, name, frames, made)
         roi.ROIGenerationDescription = f"pancreas-seg {__version__}{weights}; research only"
         structures.StructureSetROISequence.append(roi)
-        structures.ROIContourSequence.append(_contours(number, names[value], frames, laid == value))
-        structures.RTROIObservationsSequence.append(_observation(number, names[value]))
+        structures.ROIContourSequence.append(_contours(number, name, frames, laid == value))
+        structures.RTROIObservationsSequence.append(_observation(number, name))
     with replacing(Path(path)) as temporary:
         structures.save_as(temporary, enforce_file_format=True)
     return Path(path)
@@ -122,7 +123,7 @@ def _roi(number: int, name: str, frames: SourceFrames, made: Maker) -> Dataset:
     roi = Dataset()
     roi.ROINumber = number
     roi.ReferencedFrameOfReferenceUID = frames.study.FrameOfReferenceUID
-    roi.ROIName = name[:64]
+    roi.ROIName = name
     roi.ROIGenerationAlgorithm = made.upper()
     return roi
 
