@@ -95,25 +95,25 @@ def test_segment_writes_dicom_beside_the_mask(weights, series, tmp_path, capsys)
 
 @pytest.mark.parametrize("option", ["--dicom-seg", "--rtstruct"])
 def test_what_is_no_dicom_is_refused_before_it_is_segmented(
-    weights, write_nifti, tmp_path, capsys, monkeypatch, option: str
+    weights, write_nifti, tmp_path, caplog, monkeypatch, option: str
 ) -> None:
     monkeypatch.setattr("pancreas_seg.inference.segmenter.Segmenter.segment", lambda *_, **__: pytest.fail("segmented"))
     path = write_nifti(np.random.default_rng(0).integers(-900, 300, (20, 18, 12)).astype(np.int16))
     assert _segment(path, "--weights", weights, "--out", tmp_path / "out", option) == 3
-    assert "[input.no_series]" in capsys.readouterr().err
+    assert "[input.no_series]" in caplog.text
     assert json.loads((tmp_path / "out" / "ct" / "result.json").read_text())["verdict"] == "refused"
 
 
-def test_a_series_without_uids_is_refused_before_it_is_segmented(weights, series, images, tmp_path, capsys) -> None:
+def test_a_series_without_uids_is_refused_before_it_is_segmented(weights, series, images, tmp_path, caplog) -> None:
     del images[2].SOPInstanceUID
     arguments = (series, "--weights", weights, "--out", tmp_path / "out")
     assert _segment(*arguments, "--rtstruct") == 3
-    assert "SOPInstanceUID (1 of 6)" in capsys.readouterr().err
+    assert "SOPInstanceUID (1 of 6)" in caplog.text
     assert _segment(*arguments) == 0
 
 
-def test_a_scan_that_was_resampled_is_refused(weights, series, images, tmp_path, capsys) -> None:
+def test_a_scan_that_was_resampled_is_refused(weights, series, images, tmp_path, caplog) -> None:
     for image in images:
         image.ImagePositionPatient = [5, 0, image.ImagePositionPatient[2]]
     assert _segment(series, "--weights", weights, "--out", tmp_path / "out", "--dicom-seg") == 3
-    assert "[input.mask_off_series]" in capsys.readouterr().err
+    assert "[input.mask_off_series]" in caplog.text

@@ -101,7 +101,7 @@ def _dicom_check() -> Callable[[Scan], None]:
                 expected="a DICOM series, for --dicom-seg and --rtstruct",
                 advice="Give the CT's DICOM folder, or write the mask onto it by `pancreas-seg export --series`.",
             )
-        SourceFrames.of(scan.series.headers()).check_grid(scan.geometry)
+        SourceFrames.of(scan.series.headers(), scan.path).check_grid(scan.geometry)
 
     return check
 

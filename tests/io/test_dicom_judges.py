@@ -183,7 +183,7 @@ def orthanc(tmp_path) -> Iterator[tuple[int, int]]:
 
 
 def _get(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=60) as answer:
         return bytes(answer.read())
 
 

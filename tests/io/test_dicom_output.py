@@ -137,7 +137,9 @@ def test_highdicom_reads_the_volume_and_the_frames_refer_to_their_images(tmp_pat
     by_position = {tuple(h.ImagePositionPatient): h.SOPInstanceUID for h in headers}
     for frame in seg.PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
-        assert source.ReferencedSOPInstanceUID == by_position[tuple(frame.PlanePositionSequence[0].ImagePositionPatient)]
+        assert (
+            source.ReferencedSOPInstanceUID == by_position[tuple(frame.PlanePositionSequence[0].ImagePositionPatient)]
+        )
 
 
 def test_what_a_seg_says(tmp_path, oblique_volume, write_series) -> None:
@@ -309,7 +311,7 @@ def test_no_images_and_single_images(tmp_path, write_series) -> None:
 @pytest.mark.parametrize(
     "affine",
     [
-        np.diag([-0.8, -0.7, 2.6, 1]) + [[0, 0, 0, 0.3], [0] * 4, [0] * 4, [0] * 4],
+        np.array([[-0.8, 0, 0, 0.3], [0, -0.7, 0, 0], [0, 0, 2.6, 0], [0, 0, 0, 1]]),
         np.diag([-0.8, -0.7, 2.7, 1]),
         np.diag([-0.7, -0.8, 2.6, 1]),
         np.diag([-0.8, 0.7, 2.6, 1]),
