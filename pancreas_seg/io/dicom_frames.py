@@ -160,7 +160,8 @@ class SourceFrames:
         digest = hashlib.sha256(repr((__version__, laid.shape, facts)).encode())
         for header in self.headers:
             digest.update(f"{header.SOPInstanceUID}\n".encode())
-        digest.update(laid.astype("<u2").tobytes())
+        for plane in laid:
+            digest.update(plane.astype("<u2").tobytes())
         return digest.hexdigest()
 
 
@@ -172,7 +173,7 @@ def uid(fingerprint: str, purpose: str) -> UID:
 def _check_complete(headers: Sequence[Dataset], where: object) -> None:
     if not headers:
         raise _refusal("input.dicom_incomplete", where, "no images", "the images of a CT series", "Check the folder.")
-    if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
+    if any((_value(header, "NumberOfFrames") or 1) > 1 for header in headers):
         raise _refusal(
             "input.dicom_multiframe",
             where,
@@ -224,7 +225,7 @@ def _step(ordered: Sequence[Dataset], normal: NDArray[np.float64], where: object
     """Vector from a slice to the next, after a check that it is the same for all."""
     first = ordered[0]
     if len(ordered) == 1:
-        thickness = float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 0)
+        thickness = float(_value(first, "SpacingBetweenSlices") or _value(first, "SliceThickness") or 0)
         if not thickness > 0:
             raise _refusal(
                 "input.dicom_incomplete",
@@ -284,11 +285,21 @@ def _moment(header: Dataset) -> tuple[str, str]:
 
 
 def _filled(header: Dataset, name: str) -> bool:
-    value = header.get(name)
+    value = _value(header, name)
     size = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}.get(name)
-    if size is not None:
-        return value is not None and not isinstance(value, str) and np.size(value) == size
-    return bool(value)
+    if size is None:
+        return bool(value)
+    if value is None or isinstance(value, str) or np.size(value) != size:
+        return False
+    return bool(np.isfinite(np.array(value, dtype=np.float64)).all())
+
+
+def _value(header: Dataset, name: str) -> Any:
+    """An attribute's value, or None if it is missing or cannot be decoded."""
+    try:
+        return header.get(name)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _position(header: Dataset) -> NDArray[np.float64]:

@@ -177,6 +177,8 @@ def _description(number: int, name: str, made: Maker, weights_sha256: str) -> Se
 
 def _numbered(laid: NDArray[Any], values: list[int]) -> NDArray[Any]:
     """The mask with the given values numbered from 1, as segments are."""
+    if values == list(range(1, len(values) + 1)):
+        return laid
     numbers = np.zeros(max([int(laid.max()), *values]) + 1, dtype=np.min_scalar_type(len(values)))
     numbers[values] = np.arange(1, len(values) + 1)
-    return np.asarray(numbers[laid])
+    return np.stack([numbers[plane] for plane in laid])

@@ -114,7 +114,8 @@ def check_named(mask: NDArray[Any], names: Mapping[int, str]) -> dict[int, str]:
         If the mask holds a value that has no name.
     """
     named = {value: _text(name) for value, name in sorted(names.items()) if value != 0}
-    unnamed = sorted(set(np.flatnonzero(np.bincount(mask.ravel())).tolist()) - set(named) - {0})
+    found = np.any([np.bincount(plane.ravel(), minlength=int(mask.max()) + 1) for plane in mask], axis=0)
+    unnamed = sorted(set(np.flatnonzero(found).tolist()) - set(named) - {0})
     if unnamed:
         raise InputError(
             "input.unnamed_label",

@@ -208,6 +208,18 @@ def test_empty_masks(tmp_path, oblique_volume, write_series) -> None:
     assert len(rt.StructureSetROISequence) == len(rt.RTROIObservationsSequence) == 2
 
 
+def test_values_that_are_not_numbered_from_1(tmp_path, oblique_volume, write_series) -> None:
+    array, affine = oblique_volume
+    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    mask, grid = _mask(array), Geometry(array.shape, affine)
+    plain = write_dicom_seg(tmp_path / "a.dcm", mask, grid, headers, NAMES)
+    spread = np.array([0, 300, 7])[mask]
+    other = pydicom.dcmread(write_dicom_seg(tmp_path / "b.dcm", spread, grid, headers, {7: "tumour", 300: "pancreas"}))
+    assert [segment.SegmentLabel for segment in other.SegmentSequence] == ["tumour", "pancreas"]
+    swapped = np.array([0, 2, 1])[_seg_on_grid(other, array.shape, affine)]
+    np.testing.assert_array_equal(swapped, _seg_on_grid(pydicom.dcmread(plain), array.shape, affine))
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_other_masks_and_weights_get_other_uids(tmp_path, oblique_volume, write_series, write) -> None:
     array, affine = oblique_volume
@@ -271,6 +283,7 @@ def _at_3(name: str, value: object):
         (_without("FrameOfReferenceUID"), "dicom_incomplete", "FrameOfReferenceUID (6 of 6)"),
         (_at_3("ImagePositionPatient", None), "dicom_incomplete", "ImagePositionPatient (1 of 6)"),
         (_at_3("PixelSpacing", None), "dicom_incomplete", "PixelSpacing (1 of 6)"),
+        (_at_3("PixelSpacing", [0.7]), "dicom_incomplete", "PixelSpacing (1 of 6)"),
         (_at_3("SOPInstanceUID", "1.2.3.4.5.1"), "dicom_duplicate", "6 images with 5 different"),
         (_at_3("StudyInstanceUID", "1.9"), "dicom_mixed", "StudyInstanceUID differs"),
         (_at_3("Rows", 7), "dicom_mixed", "Rows differs"),
