@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,17 @@ from pydicom.uid import UID
 from pancreas_seg._version import __version__
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
+from pancreas_seg.io.dicom_images import (
+    PER_IMAGE,
+    PER_SERIES,
+    TOLERANCE_VOXELS,
+    check_alike,
+    check_complete,
+    images_of,
+    position_of,
+    step_of,
+    without_quotes,
+)
 
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
@@ -26,15 +38,10 @@ TYPE_2 = (
 )  # fmt: skip
 """Attributes of patient and study that must be there, if only empty."""
 
-TOLERANCE_VOXELS = 0.1
-"""How far a slice may lie from even spacing, and a corner of a mask from that of the series, in voxels."""
-
-_PER_FRAME = ("SOPClassUID", "SOPInstanceUID", "ImagePositionPatient")
-_PER_SERIES = (
-    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImageOrientationPatient", "PixelSpacing", "Rows",
-    "Columns",
+_OF_IMAGES = (
+    "ReferencedFrameNumber", "Modality", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
 )  # fmt: skip
-_OF_IMAGES = ("Modality", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _IF_THERE = (
     "SpecificCharacterSet", "StudyDescription", "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
@@ -46,7 +53,7 @@ _UNKNOWN_MOMENT = ("19700101", "000000")
 
 @dataclass(frozen=True, eq=False)
 class SourceFrames:
-    """The single-frame images of a CT series, in order along the normal of their planes.
+    """The images of a CT series, one a slice, in order along the normal of their planes.
 
     Parameters
     ----------
@@ -67,32 +74,34 @@ class SourceFrames:
     moment: tuple[str, str]
 
     @classmethod
+    @without_quotes()
     def of(cls, headers: Sequence[Dataset], where: object = "DICOM series") -> SourceFrames:
         """Check the headers of a series and put them in order.
 
         Parameters
         ----------
         headers : sequence of Dataset
-            One for each image of one series, in any order; pixels are not needed.
+            One for each file of one series, single- or multi-frame, in any order; pixels are not needed.
         where : object
             What errors call the series.
 
         Raises
         ------
         InputError
-            If UIDs or positions are missing or twice there, if images are of several series, planes or sizes, if they
-            are multi-frame, or if their slices are not evenly spaced at right angles to their planes.
+            If UIDs or positions are missing or twice there, if images are of several series, planes or sizes, or if
+            slices are not evenly spaced at right angles to their planes.
         """
-        _check_complete(headers, where)
-        _check_alike(headers, where)
-        orientation = np.array(headers[0].ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
+        images = images_of(headers)
+        check_complete(images, where)
+        check_alike(images, where)
+        orientation = np.array(images[0].ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
         normal = np.cross(*orientation)
-        ordered = sorted(headers, key=lambda header: float(normal @ _position(header)))
-        step = _step(ordered, normal, where)
+        ordered = sorted(images, key=lambda image: float(normal @ position_of(image)))
+        step = step_of(ordered, normal, where)
         row_mm, column_mm = (float(mm) for mm in ordered[0].PixelSpacing)
         lps = np.eye(4)
         lps[:3, :3] = np.stack([orientation[0] * column_mm, orientation[1] * row_mm, step], axis=1)
-        lps[:3, 3] = _position(ordered[0])
+        lps[:3, 3] = position_of(ordered[0])
         shape = (int(ordered[0].Columns), int(ordered[0].Rows), len(ordered))
         try:
             geometry = Geometry(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
@@ -100,8 +109,8 @@ class SourceFrames:
             raise InputError(
                 error.code, where=where, found=error.found, expected=error.expected, advice=error.advice
             ) from error
-        images = tuple(_image(header, geometry.spacing_mm[2]) for header in ordered)
-        return cls(images, geometry, _study(ordered[0]), _moment(ordered[0]))
+        slim = tuple(_slim(image, geometry.spacing_mm[2]) for image in ordered)
+        return cls(slim, geometry, _study(ordered[0]), _moment(ordered[0]))
 
     def lay(self, mask: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
         """A mask's voxels on the frames: no resampling, only axes in another order or direction.
@@ -159,10 +168,20 @@ class SourceFrames:
         """SHA-256 of the frames' UIDs, a mask on them, this program's version and further facts."""
         digest = hashlib.sha256(repr((__version__, laid.shape, facts)).encode())
         for header in self.headers:
-            digest.update(f"{header.SOPInstanceUID}\n".encode())
+            digest.update(f"{header.SOPInstanceUID} {header.get('ReferencedFrameNumber', '')}\n".encode())
         for plane in laid:
             digest.update(plane.astype("<u2").tobytes())
         return digest.hexdigest()
+
+
+def reference_to(header: Dataset) -> Dataset:
+    """An item that refers to one of the `SourceFrames`, by its frame number, too, if its file has several."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.SOPClassUID
+    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    if "ReferencedFrameNumber" in header:
+        item.ReferencedFrameNumber = header.ReferencedFrameNumber
+    return item
 
 
 def uid(fingerprint: str, purpose: str) -> UID:
@@ -170,89 +189,8 @@ def uid(fingerprint: str, purpose: str) -> UID:
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{fingerprint} {purpose}').int}")
 
 
-def _check_complete(headers: Sequence[Dataset], where: object) -> None:
-    if not headers:
-        raise _refusal("input.dicom_incomplete", where, "no images", "the images of a CT series", "Check the folder.")
-    if any((_value(header, "NumberOfFrames") or 1) > 1 for header in headers):
-        raise _refusal(
-            "input.dicom_multiframe",
-            where,
-            "an image of several frames",
-            "one image a slice (DICOM output refers to those)",
-            "Take the NIfTI mask, or convert the CT to single-frame images first.",
-        )
-    n = len(headers)
-    absent = {name: sum(not _filled(header, name) for header in headers) for name in (*_PER_FRAME, *_PER_SERIES)}
-    if any(absent.values()):
-        listed = ", ".join(f"{name} ({count} of {n})" for name, count in absent.items() if count)
-        raise _refusal(
-            "input.dicom_incomplete",
-            where,
-            f"images without {listed}",
-            "all of them, since DICOM output refers to the CT by these",
-            "Export the series again without removing them; the NIfTI mask needs none of them.",
-        )
-    instances = {str(header.SOPInstanceUID) for header in headers}
-    if len(instances) < n:
-        raise _refusal(
-            "input.dicom_duplicate",
-            where,
-            f"{n} images with {len(instances)} different SOPInstanceUIDs",
-            "each image once",
-            "Remove the copies.",
-        )
-
-
-def _check_alike(headers: Sequence[Dataset], where: object) -> None:
-    first = headers[0]
-    for name in _PER_SERIES:
-        if name in ("ImageOrientationPatient", "PixelSpacing"):
-            values = np.array([[float(v) for v in header[name].value] for header in headers])
-            differs = np.abs(values - values[0]).max() > 1e-4
-        else:
-            differs = any(header[name].value != first[name].value for header in headers)
-        if differs:
-            raise _refusal(
-                "input.dicom_mixed",
-                where,
-                f"images whose {name} differs",
-                "images of one series, of one size, spacing and orientation",
-                "Give one series alone.",
-            )
-
-
-def _step(ordered: Sequence[Dataset], normal: NDArray[np.float64], where: object) -> NDArray[np.float64]:
-    """Vector from a slice to the next, after a check that it is the same for all."""
-    first = ordered[0]
-    if len(ordered) == 1:
-        thickness = float(_value(first, "SpacingBetweenSlices") or _value(first, "SliceThickness") or 0)
-        if not thickness > 0:
-            raise _refusal(
-                "input.dicom_incomplete",
-                where,
-                "a single image without SliceThickness",
-                "a slice's thickness",
-                "Give the whole series.",
-            )
-        return normal * thickness
-    positions = np.array([_position(header) for header in ordered])
-    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    length = float(np.linalg.norm(step))
-    gaps = np.diff(positions @ normal)
-    off = np.linalg.norm(positions - (positions[0] + np.arange(len(ordered))[:, None] * step), axis=1).max()
-    if not off <= TOLERANCE_VOXELS * length or gaps.min() <= 0:
-        raise _refusal(
-            "input.dicom_spacing",
-            where,
-            f"slices {gaps.min():.3f} to {gaps.max():.3f} mm apart",
-            "even spacing and each position once",
-            "A slice is missing or twice there: export the series again.",
-        )
-    return step
-
-
-def _image(header: Dataset, spacing_mm: float) -> Dataset:
-    image = _with(header, (*_PER_FRAME, *_PER_SERIES, *_OF_IMAGES))
+def _slim(image: Dataset, spacing_mm: float) -> Dataset:
+    image = _with(image, (*PER_IMAGE, *PER_SERIES, *_OF_IMAGES))
     # A mask's voxel is as thick as slices are apart, whatever the thickness that was reconstructed.
     image.SliceThickness = image.SpacingBetweenSlices = round(spacing_mm, 6)
     return image
@@ -272,7 +210,7 @@ def _with(header: Dataset, names: Sequence[str]) -> Dataset:
     kept = Dataset()
     for name in names:
         if name in header:
-            kept[name] = header[name]
+            kept[name] = copy(header[name])  # to set an attribute later would change the header's own element
     return kept
 
 
@@ -284,34 +222,8 @@ def _moment(header: Dataset) -> tuple[str, str]:
     return _UNKNOWN_MOMENT
 
 
-def _filled(header: Dataset, name: str) -> bool:
-    value = _value(header, name)
-    size = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}.get(name)
-    if size is None:
-        return bool(value)
-    if value is None or isinstance(value, str) or np.size(value) != size:
-        return False
-    return bool(np.isfinite(np.array(value, dtype=np.float64)).all())
-
-
-def _value(header: Dataset, name: str) -> Any:
-    """An attribute's value, or None if it is missing or cannot be decoded."""
-    try:
-        return header.get(name)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _position(header: Dataset) -> NDArray[np.float64]:
-    return np.array(header.ImagePositionPatient, dtype=np.float64)
-
-
 def _described(geometry: Geometry) -> str:
     shape = " x ".join(str(n) for n in geometry.shape)
     spacing = " x ".join(f"{mm:.4g}" for mm in geometry.spacing_mm)
     corner = ", ".join(f"{mm:.2f}" for mm in geometry.affine[:3, 3])
     return f"{shape} voxels of {spacing} mm ({geometry.orientation}, first at {corner} mm in RAS)"
-
-
-def _refusal(code: str, where: object, found: str, expected: str, advice: str) -> InputError:
-    return InputError(code, where=where, found=found, expected=expected, advice=advice)

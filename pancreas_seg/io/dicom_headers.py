@@ -9,8 +9,10 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from pancreas_seg.errors import InputError
+from pancreas_seg.io.dicom_images import without_quotes
 
 
+@without_quotes()
 def series_headers(folder: str | Path) -> list[Dataset]:
     """Headers of the one CT series in a folder and the folders in it; other DICOM objects are passed over.
 

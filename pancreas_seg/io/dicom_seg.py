@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import CTImageStorage
 
 from pancreas_seg._version import __version__
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io.atomic import replacing
-from pancreas_seg.io.dicom_frames import TYPE_2, SourceFrames, uid
+from pancreas_seg.io.dicom_frames import TYPE_2, SourceFrames, reference_to, uid
+from pancreas_seg.io.dicom_images import without_quotes
 from pancreas_seg.io.dicom_structures import Maker, check_named, code_item, structure_of
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ def require_highdicom() -> None:
         )
 
 
+@without_quotes()
 def write_dicom_seg(
     path: str | Path,
     mask: NDArray[Any],
@@ -85,8 +89,7 @@ def write_dicom_seg(
     named = check_named(laid, names)
     segments = _numbered(laid, list(named))
     fingerprint = frames.fingerprint(laid, "SEG", named, made, weights_sha256)
-    # highdicom would warn of unusual names and dates by quoting them, so it sees no patient.
-    sources = [_anonymous(header) for header in frames.headers]
+    sources = [_stand_in(header, number) for number, header in enumerate(frames.headers)]
     if not segments.any():
         middle = len(sources) // 2
         sources, segments = sources[middle : middle + 1], segments[middle : middle + 1]
@@ -138,15 +141,33 @@ def _segmentation(
         if "ContributionDateTime" in item:
             del item.ContributionDateTime
     seg.update(frames.study)
+    _refer(seg, frames)
     return seg
 
 
-def _anonymous(header: Dataset) -> Dataset:
-    image = Dataset()
-    image.update(header)
+def _stand_in(header: Dataset, number: int) -> Dataset:
+    """What highdicom sees of an image: no patient, whose name it would quote in warnings, and each frame by itself."""
+    image = deepcopy(header)
     for name in TYPE_2:
         setattr(image, name, "")
+    image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, f"1.{number}"
     return image
+
+
+def _refer(seg: Dataset, frames: SourceFrames) -> None:
+    """Let a SEG of stand-ins refer to the images that they stood in for."""
+    instances = {}
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        header = frames.headers[int(source.ReferencedSOPInstanceUID.split(".")[1])]
+        source.update(reference_to(header))
+    for stand_in in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence:
+        header = frames.headers[int(stand_in.ReferencedSOPInstanceUID.split(".")[1])]
+        instances[header.SOPInstanceUID] = reference_to(header)
+    for item in instances.values():
+        if "ReferencedFrameNumber" in item:
+            del item.ReferencedFrameNumber
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(instances.values())
 
 
 def _description(number: int, name: str, made: Maker, weights_sha256: str) -> SegmentDescription:

@@ -18,7 +18,8 @@ from pancreas_seg._version import __version__
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io.atomic import replacing
 from pancreas_seg.io.contours import outlines
-from pancreas_seg.io.dicom_frames import SourceFrames, uid
+from pancreas_seg.io.dicom_frames import SourceFrames, reference_to, uid
+from pancreas_seg.io.dicom_images import without_quotes
 from pancreas_seg.io.dicom_structures import ABNORMAL, Maker, check_named, code_item, structure_of
 
 SERIES_NUMBER = 9002
@@ -27,6 +28,7 @@ _STUDY = UID("1.2.840.10008.3.1.2.3.1")
 """Detached Study Management: retired, and still what planning systems expect here."""
 
 
+@without_quotes()
 def write_rtstruct(
     path: str | Path,
     mask: NDArray[Any],
@@ -101,7 +103,7 @@ def _structure_set(frames: SourceFrames, fingerprint: str) -> FileDataset:
 def _frame_of_reference(frames: SourceFrames) -> Dataset:
     series = Dataset()
     series.SeriesInstanceUID = frames.headers[0].SeriesInstanceUID
-    series.ContourImageSequence = [_reference(header) for header in frames.headers]
+    series.ContourImageSequence = [reference_to(header) for header in frames.headers]
     study = Dataset()
     study.ReferencedSOPClassUID = _STUDY
     study.ReferencedSOPInstanceUID = frames.study.StudyInstanceUID
@@ -109,13 +111,6 @@ def _frame_of_reference(frames: SourceFrames) -> Dataset:
     item = Dataset()
     item.FrameOfReferenceUID = frames.study.FrameOfReferenceUID
     item.RTReferencedStudySequence = [study]
-    return item
-
-
-def _reference(header: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = header.SOPClassUID
-    item.ReferencedSOPInstanceUID = header.SOPInstanceUID
     return item
 
 
@@ -151,7 +146,7 @@ def _polygons(frames: SourceFrames, laid: NDArray[np.bool_]) -> Iterator[tuple[D
 
 def _contour(number: int, header: Dataset, points_mm: NDArray[np.float64]) -> Dataset:
     contour = Dataset()
-    contour.ContourImageSequence = [_reference(header)]
+    contour.ContourImageSequence = [reference_to(header)]
     contour.ContourGeometricType = "CLOSED_PLANAR"
     contour.NumberOfContourPoints = len(points_mm)
     contour.ContourNumber = number
