@@ -54,6 +54,7 @@ def segment(options: argparse.Namespace) -> int:
         options.out,
         probability=options.probability,
         attention=options.attention,
+        check=_dicom_check() if writers else None,
         resume=options.resume,
         expected=[
             *["probability.nii.gz"] * options.probability,
@@ -61,7 +62,6 @@ def segment(options: argparse.Namespace) -> int:
             *["preview.png"] * options.preview,
             *writers,
         ],
-        check=_dicom_check() if writers else None,
         on_progress=lambda case: _bar(case, "window"),
         on_saved=saved,
     )

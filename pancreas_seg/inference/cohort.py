@@ -93,9 +93,9 @@ def segment_cases(
     *,
     probability: bool = False,
     attention: bool = False,
+    check: Callable[[Scan], None] | None = None,
     resume: bool = False,
     expected: Sequence[str] = (),
-    check: Callable[[Scan], None] | None = None,
     on_progress: Callable[[str], Progress | None] | None = None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None = None,
 ) -> list[CaseOutcome]:
@@ -110,12 +110,12 @@ def segment_cases(
         Whether to write probability.nii.gz as well.
     attention : bool
         Whether to write attention.nii.gz as well.
+    check : callable, optional
+        Called with each CT before it is segmented; an InputError of it refuses the case.
     resume : bool
         Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
     expected : sequence of str
         Names of EXTRA_OUTPUTS that a finished case must have, too.
-    check : callable, optional
-        Called with each CT before it is segmented; an InputError of it refuses the case.
     on_progress : callable, optional
         Gives, for a case's name, what is called with windows done and windows in all.
     on_saved : callable, optional
@@ -137,9 +137,15 @@ def segment_cases(
     for case in cases:
         progress = on_progress(case.case) if on_progress else None
         run = partial(segmenter.segment, probability=probability, progress=progress, attention=attention)
-        outcomes.append(_one_case(segmenter, run, case, out, expected if resume else None, check, on_saved))
+        run = run if check is None else partial(_checked, check, run)
+        outcomes.append(_one_case(segmenter, run, case, out, expected if resume else None, on_saved))
         _write_summary(out / "summary.csv", outcomes)
     return outcomes
+
+
+def _checked(check: Callable[[Scan], None], segment: Callable[[Scan], Segmentation], scan: Scan) -> Segmentation:
+    check(scan)
+    return segment(scan)
 
 
 def _one_case(
@@ -148,7 +154,6 @@ def _one_case(
     case: CaseInput,
     out: Path,
     resume_with: Sequence[str] | None,
-    check: Callable[[Scan], None] | None,
     on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None,
 ) -> CaseOutcome:
     start = time.perf_counter()
@@ -156,8 +161,6 @@ def _one_case(
     remove_unfinished(folder)
     try:
         scan = read_ct(case.path)
-        if check is not None:
-            check(scan)
         read_s = time.perf_counter() - start
         if resume_with is not None and all((folder / name).is_file() for name in resume_with):
             earlier = _earlier_outcome(folder, case.case, scan.sha256, segmenter)
