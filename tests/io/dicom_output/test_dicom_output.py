@@ -198,6 +198,28 @@ def test_what_an_rtstruct_says(tmp_path, oblique_volume, write_series) -> None:
             assert np.abs((np.reshape(contour.ContourData, (-1, 3)).astype(float) - corner) @ normal).max() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 100", "Müller^Zoë"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (None, "Doe^Jane"),
+    ],
+)
+@pytest.mark.parametrize("write", WRITERS)
+def test_names_in_any_character_set(tmp_path, oblique_volume, write_series, write, character_set, name) -> None:
+    def named(k: int, image: Dataset) -> None:
+        image.SpecificCharacterSet, image.PatientName = character_set, name
+        if character_set is None:
+            del image.SpecificCharacterSet
+
+    array, affine = oblique_volume
+    headers = series_headers(write_series(tmp_path / "ct", array, affine, change=named))
+    out = pydicom.dcmread(write(tmp_path / "a.dcm", _mask(array), Geometry(array.shape, affine), headers, NAMES))
+    assert str(out.PatientName) == name
+    assert out.get("SpecificCharacterSet") == character_set
+
+
 def test_empty_masks(tmp_path, oblique_volume, write_series) -> None:
     """A SEG with one frame without a voxel, an ROI without contours: the finding that nothing was found."""
     array, affine = oblique_volume
