@@ -251,7 +251,8 @@ def test_headers_stay_as_they_are(tmp_path, oblique_volume, write_series, write)
     folder = write_series(tmp_path / "ct", array, affine, change=_without("PatientSex", "ContentDate"))
     headers, before = series_headers(folder), series_headers(folder)
     with disable_value_validation():
-        headers[0].PatientSex = before[0].PatientSex = "unknown"
+        for header in (*headers, *before):
+            header.PatientSex = "unknown"
     write(tmp_path / "a.dcm", _mask(array), Geometry(array.shape, affine), headers, NAMES)
     assert headers == before
     assert pydicom.dcmread(tmp_path / "a.dcm").PatientSex == ""
