@@ -52,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_manifest(commands)
     _add_weights(commands)
+    _add_export(commands)
 
     phantom = commands.add_parser("phantom", help="write synthetic CTs with labels and a manifest")
     phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -94,6 +95,8 @@ def _add_segment(commands: Any) -> None:
     )
     verb.add_argument("--mode", choices=("auto", "cascade", "full"), help="short for --set infer.mode=...")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.add_argument("--dicom-seg", action="store_true", help="write mask.dcm too: a DICOM SEG (DICOM input only)")
+    verb.add_argument("--rtstruct", action="store_true", help="write rtstruct.dcm too: contours (DICOM input only)")
     verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
     verb.add_argument("--attention", action="store_true", help="write attention.nii.gz too")
     verb.add_argument("--preview", action="store_true", help="write preview.png too")
@@ -193,6 +196,24 @@ def _add_weights(commands: Any) -> None:
     pack.add_argument("--half", action="store_true", help="store numbers in 16 bits")
     pack.add_argument("--out", type=Path, required=True, metavar="FILE")
     pack.set_defaults(run=verbs.weights_pack)
+
+
+def _add_export(commands: Any) -> None:
+    verb = commands.add_parser("export", help="write a mask, also one edited afterwards, as DICOM")
+    verb.add_argument("mask", type=Path, metavar="MASK", help="label map (.nii .nii.gz .nrrd .mha) on the CT's grid")
+    verb.add_argument("--format", choices=("dicom-seg", "rtstruct"), required=True)
+    verb.add_argument("--series", type=Path, required=True, metavar="DIR", help="folder with the CT's DICOM series")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE")
+    verb.add_argument(
+        "--label", dest="labels", action="append", default=[], metavar="VALUE=NAME", help="default 1=pancreas"
+    )
+    verb.add_argument(
+        "--made",
+        choices=("automatic", "semiautomatic", "manual"),
+        default="semiautomatic",
+        help="who drew the mask: the networks, the networks and then a person (default), a person",
+    )
+    verb.set_defaults(run=verbs.export)
 
 
 def _add_config(verb: argparse.ArgumentParser) -> None:

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pancreas_seg._version import __version__
-from pancreas_seg.errors import ConfigError
+from pancreas_seg.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from pancreas_seg.config import Config
     from pancreas_seg.evaluation.statistics import Summary
     from pancreas_seg.inference.cohort import CaseInput, CaseOutcome
     from pancreas_seg.inference.segmenter import Segmentation
+    from pancreas_seg.io import Scan
     from pancreas_seg.network.weights import Weights
 
 DONE, BUG, USAGE, REFUSED, PARTLY = 0, 1, 2, 3, 4
 
 
 def segment(options: argparse.Namespace) -> int:
+    writers = _dicom_writers(options)
+
     from pancreas_seg.inference.cohort import find_cases, segment_cases
     from pancreas_seg.inference.segmenter import Segmenter
 
@@ -38,6 +41,11 @@ def segment(options: argparse.Namespace) -> int:
 
             path = options.out / case.case / "preview.png"
             written.append(write_preview(path, result.scan.image, result.mask, result.scan.geometry))
+        for name, write in writers.items():
+            scan = result.scan
+            path = options.out / case.case / name
+            headers, sha256 = scan.series.headers() if scan.series else [], segmenter.weights_sha256
+            written.append(write(path, result.mask, scan.geometry, headers, result.labels, weights_sha256=sha256))
         print(*written, sep="\n", flush=True)
 
     outcomes = segment_cases(
@@ -46,11 +54,13 @@ def segment(options: argparse.Namespace) -> int:
         options.out,
         probability=options.probability,
         attention=options.attention,
+        check=_dicom_check() if writers else None,
         resume=options.resume,
         expected=[
             *["probability.nii.gz"] * options.probability,
             *["attention.nii.gz"] * options.attention,
             *["preview.png"] * options.preview,
+            *writers,
         ],
         series_uid=options.series,
         allow_tilt=options.allow_tilt,
@@ -63,6 +73,55 @@ def segment(options: argparse.Namespace) -> int:
         reasons = f" ({outcome.reasons})" if outcome.reasons else ""
         print(f"{outcome.case}: {outcome.status}{reasons}{volume}, {outcome.took_s} s", file=sys.stderr)
     return _exit_code(outcomes)
+
+
+def _dicom_writers(options: argparse.Namespace) -> dict[str, Callable[..., Path]]:
+    """File names and what writes them, of the DICOM outputs that are asked for."""
+    writers: dict[str, Callable[..., Path]] = {}
+    if options.dicom_seg:
+        from pancreas_seg.io.dicom_seg import require_highdicom, write_dicom_seg
+
+        require_highdicom()
+        writers["mask.dcm"] = write_dicom_seg
+    if options.rtstruct:
+        from pancreas_seg.io.rtstruct import write_rtstruct
+
+        writers["rtstruct.dcm"] = write_rtstruct
+    return writers
+
+
+def _dicom_check() -> Callable[[Scan], None]:
+    """What refuses a CT, before it is segmented, that DICOM output cannot refer to."""
+    from pancreas_seg.io.dicom_frames import SourceFrames
+
+    def check(scan: Scan) -> None:
+        if scan.series is None:
+            raise InputError(
+                "input.no_series",
+                where=scan.path,
+                found="a file that is no DICOM",
+                expected="a DICOM series, for --dicom-seg and --rtstruct",
+                advice="Give the CT's DICOM folder, or write the mask onto it by `pancreas-seg export --series`.",
+            )
+        SourceFrames.of(scan.series.headers(), scan.path).check_grid(scan.geometry)
+
+    return check
+
+
+def export(options: argparse.Namespace) -> int:
+    from pancreas_seg.io import read_mask
+    from pancreas_seg.io.dicom_headers import series_headers
+    from pancreas_seg.io.dicom_seg import require_highdicom, write_dicom_seg
+    from pancreas_seg.io.rtstruct import write_rtstruct
+
+    names = _label_names(options.labels)
+    if options.format == "dicom-seg":
+        require_highdicom()
+    mask = read_mask(options.mask)
+    write = write_dicom_seg if options.format == "dicom-seg" else write_rtstruct
+    headers = series_headers(options.series)
+    print(write(options.out, mask.labels, mask.geometry, headers, names, made=options.made))
+    return DONE
 
 
 def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:

@@ -17,7 +17,7 @@ from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmen
 from pancreas_seg.io import IMAGE_SUFFIXES, Scan, case_name, find_studies, read_ct, remove_unfinished, replacing
 from pancreas_seg.network.windows import Progress
 
-EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png")
+EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png", "mask.dcm", "rtstruct.dcm")
 """Files that a case has only if they are asked for."""
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ def segment_cases(
     *,
     probability: bool = False,
     attention: bool = False,
+    check: Callable[[Scan], None] | None = None,
     resume: bool = False,
     expected: Sequence[str] = (),
     series_uid: str | None = None,
@@ -114,6 +115,8 @@ def segment_cases(
         Whether to write probability.nii.gz as well.
     attention : bool
         Whether to write attention.nii.gz as well.
+    check : callable, optional
+        Called with each CT before it is segmented; an InputError of it refuses the case.
     resume : bool
         Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
     expected : sequence of str
@@ -143,10 +146,16 @@ def segment_cases(
     for case in cases:
         progress = on_progress(case.case) if on_progress else None
         run = partial(segmenter.segment, probability=probability, progress=progress, attention=attention)
+        run = run if check is None else partial(_checked, check, run)
         read = partial(read_ct, case.path, series_uid, allow_tilt)
         outcomes.append(_one_case(segmenter, read, run, case, out, expected if resume else None, on_saved))
         _write_summary(out / "summary.csv", outcomes)
     return outcomes
+
+
+def _checked(check: Callable[[Scan], None], segment: Callable[[Scan], Segmentation], scan: Scan) -> Segmentation:
+    check(scan)
+    return segment(scan)
 
 
 def _one_case(
