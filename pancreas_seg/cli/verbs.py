@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pancreas_seg.inference.segmenter import Segmentation
     from pancreas_seg.network.weights import Weights
 
-DONE, BUG, USAGE, REFUSED, PARTLY = 0, 1, 2, 3, 4
+DONE, BUG, USAGE, REFUSED, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 def segment(options: argparse.Namespace) -> int:
@@ -61,6 +61,38 @@ def segment(options: argparse.Namespace) -> int:
         reasons = f" ({outcome.reasons})" if outcome.reasons else ""
         print(f"{outcome.case}: {outcome.status}{reasons}{volume}, {outcome.took_s} s", file=sys.stderr)
     return _exit_code(outcomes)
+
+
+def watch(options: argparse.Namespace) -> int:
+    if options.health is not None:
+        from pancreas_seg.watch.pulse import health
+
+        healthy, sentence = health(options.health)
+        print(sentence)
+        return DONE if healthy else BUG
+    if options.inputs is None or options.out is None:
+        raise ConfigError(
+            "config.no_folder",
+            where="watch",
+            found="fewer than two folders",
+            expected="the folder to watch and the one for results",
+            advice="Write `pancreas-seg watch IN OUT`.",
+        )
+    from pancreas_seg.inference.segmenter import Segmenter
+    from pancreas_seg.watch.stop import stopping_on_signals
+    from pancreas_seg.watch.watcher import WatchOptions, segment_with
+    from pancreas_seg.watch.watcher import watch as watch_folder
+
+    _only_sections(options.settings, ("infer", "clean"))
+    mode = [f"infer.mode={options.mode}"] if options.mode else []
+    how = WatchOptions(options.settle, options.interval, options.lease, options.once)
+    with stopping_on_signals() as stop:
+        segmenter = Segmenter.from_weights(options.weights, options.device, (*options.settings, *mode))
+        segment_one = segment_with(segmenter, probability=options.probability, preview=options.preview)
+        outcomes = watch_folder(options.inputs, options.out, segment_one, how, stop)
+    if options.once:
+        return INTERRUPTED if stop.asked else _exit_code(outcomes)
+    return DONE
 
 
 def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:
