@@ -33,7 +33,8 @@ p { margin: .3rem 0; } .soft { color: var(--soft); font-size: .9rem; }
 .refused, .failed { color: var(--bad); background: var(--bad-back); }
 .run { color: var(--run); background: var(--run-back); }
 .note { border-color: var(--bad); color: var(--bad); margin: .6rem 0; }
-progress { width: 100%; height: .7rem; accent-color: var(--run); } ul { margin: .3rem 0 0; padding-left: 1.1rem; }
+progress { width: 100%; height: .7rem; accent-color: var(--run); } ul { margin: .3rem 0 0; padding-left: 1.1rem;
+  overflow-wrap: anywhere; }
 a { color: var(--run); } footer { margin: 2rem 0 1rem; }
 """
 
@@ -110,18 +111,19 @@ def _running(case: dict[str, Any]) -> str:
     bar = (
         f'<progress value="{windows[0]}" max="{windows[1]}">{windows[0]} of {windows[1]}</progress>' if windows else ""
     )
+    tag = '<span class="tag run">running</span>' if case["watched"] else '<span class="tag review">silent</span>'
     told = [f"since {_time(case['since'])}", *([f"try {tries}"] if tries > 1 else [])]
     told.append(escape(case["watcher"]) if case["watched"] else "its watcher is silent; it will be taken over")
     return (
         f'<div class="case"><div class="head"><span class="name">{escape(case["case"])}</span>'
-        f'<span class="tag run">running</span></div>{bar}<p class="soft">{", ".join(told)}</p></div>'
+        f'{tag}</div>{bar}<p class="soft">{", ".join(told)}</p></div>'
     )
 
 
 def _names(waiting: list[str], settling: list[str], counts: dict[str, int]) -> list[str]:
     names = [*waiting, *(f"{name} (arriving)" for name in settling)]
     more = counts["waiting"] + counts["settling"] - len(names)
-    items = "".join(f'<li class="name">{escape(name)}</li>' for name in names)
+    items = "".join(f"<li>{escape(name)}</li>" for name in names)
     return [f"<ul>{items}</ul>" + (f'<p class="soft">and {more} more</p>' if more else "")] if names else []
 
 
@@ -130,7 +132,7 @@ def _case(case: dict[str, Any]) -> str:
     if case["volume_ml"] is not None:
         told.append(f"{case['volume_ml']:.1f} ml")
     if case["took_s"] is not None:
-        told.append(f"took {case['took_s']:.0f} s")
+        told.append(f"took {case['took_s']:.0f} s" if case["took_s"] >= 1 else "took under 1 s")
     name = escape(case["case"])
     if case["output"]:
         name = f'<a href="{quote(case["output"], errors="replace")}/">{name}</a>'

@@ -29,10 +29,13 @@ LEAST_FREE_BYTES = 500_000_000
 """With less room for results no case is taken: a full disk would make one after the other fail."""
 
 MOST_TRIES = 20
-"""A case whose watchers were killed so often is taken for the reason, for example by its need of memory."""
+"""A case that was begun so often without an end is taken for the reason, for example by its need of memory."""
 
 _SOON = 3
 """Cases begun less often come before new ones; others after, so that they don't hold them up."""
+
+_NOT_WRITTEN = "output.not_written"
+"""What segment_cases says where the file system and not the case is at fault."""
 
 _ORPHANED_S = 3600.0
 
@@ -235,8 +238,11 @@ class _Watcher:
             try:
                 with self._stop.interruptible():
                     outcome = self._segment(CaseInput(case, claim.input), claim.work, self._pulse.progress)
-            except (Stopped, OSError):
+            except Stopped:
                 claim.give_back(tries - 1)
+                raise
+            except OSError:
+                claim.give_back(tries)
                 raise
             except Exception:
                 log.exception("%s: failed", case)
@@ -247,6 +253,9 @@ class _Watcher:
                 claim.give_back(tries - 1)
                 self._stop.wait(self._options.settle_s)
                 return
+            if outcome.status == "failed" and outcome.reasons == _NOT_WRITTEN:
+                claim.give_back(tries)
+                raise OSError(errno.EIO, "a result could not be written", str(self._folders.out))
             if outcome.status == "failed" and failures == 0:
                 shutil.rmtree(claim.work, ignore_errors=True)
                 claim.change(watcher=None, tries=tries - 1, failures=1)
@@ -293,7 +302,7 @@ def _reasons(result: Path, outcome: CaseOutcome) -> tuple[dict[str, str], ...]:
     if isinstance(listed, list) and outcome.status != "failed":
         return tuple({"code": str(reason["code"]), "text": str(reason["text"])} for reason in listed)
     if outcome.reasons == "watch.interrupted":
-        text = f"Its watcher was killed {MOST_TRIES} times while segmenting it; it may need more memory than there is."
+        text = f"Begun {MOST_TRIES} times, its watcher was killed or could not write each time. Is there enough memory?"
         return ({"code": outcome.reasons, "text": text},)
     if outcome.status == "failed":
         return ({"code": outcome.reasons, "text": "It failed twice; the watcher's log says where. Please report it."},)

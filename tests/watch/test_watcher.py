@@ -92,15 +92,14 @@ def test_each_case_ends_where_it_belongs(folders) -> None:
     assert list(folders.work.iterdir()) == []
     counts = _status(folders)["counts"]
     assert counts == {
-        **{"settling": 0, "waiting": 0, "running": 0, "ignored": 0},
-        **{"ok": 2, "review": 1, "refused": 1, "failed": 1},
+        **dict.fromkeys(("settling", "waiting", "running", "ignored"), 0),
+        **dict.fromkeys(("review", "refused", "failed"), 1),
+        "ok": 2,
     }
     with (folders.out / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["case"]: row["status"] for row in rows} == {
-        **{"a": "ok", "b": "review", "c": "refused"},
-        **{"d": "failed", "e": "ok"},
-    }
+    statuses = [row["status"] for row in sorted(rows, key=lambda row: row["case"])]
+    assert statuses == ["ok", "review", "refused", "failed", "ok"]
 
 
 def test_a_bug_counts_as_failed_and_is_tried_twice(folders) -> None:
@@ -308,18 +307,20 @@ def test_an_error_of_the_file_system_is_not_the_cases_fault(folders) -> None:
     _drop(folders, "ct.nii")
     tried = []
 
-    def full_once(case: CaseInput, folder: Path, progress) -> CaseOutcome:
+    def full_twice(case: CaseInput, folder: Path, progress) -> CaseOutcome:
         tried.append(1)
         if len(tried) == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
+        if len(tried) == 2:
+            return CaseOutcome(case.case, "failed", "output.not_written", "", "")
         stop.asked = True
         return StandIn()(case, folder, progress)
 
     stop = Stop()
-    (outcome,) = watch(folders.inputs, folders.out, full_once, replace(ONCE, once=False), stop)
-    assert (outcome.status, len(tried)) == ("ok", 2)
+    (outcome,) = watch(folders.inputs, folders.out, full_twice, replace(ONCE, once=False), stop)
+    assert (outcome.status, len(tried)) == ("ok", 3)
     record = Record.read(folders.inputs / "done" / "ct")
-    assert (record.tries, record.failures) == (1, 0)
+    assert (record.tries, record.failures) == (3, 0)
 
 
 def test_an_input_that_cannot_be_taken_holds_up_no_other(folders, monkeypatch) -> None:
@@ -370,8 +371,9 @@ def test_the_status_tells_of_the_running_case_and_health_of_the_watcher(folders)
         pause = threading.Event()
         for _ in range(200):
             status = _status(folders)
-            if status["running"] and status["running"][0]["windows"]:
-                told.append((status, (folders.out / "status.html").read_text(), health(folders.out)))
+            page = (folders.out / "status.html").read_text()
+            if status["running"] and status["running"][0]["windows"] and "<progress" in page:
+                told.append((status, page, health(folders.out)))
                 break
             pause.wait(0.05)
         return StandIn()(case, folder, progress)
