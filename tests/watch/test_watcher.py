@@ -10,8 +10,10 @@ import shutil
 import signal
 import threading
 from dataclasses import asdict, replace
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -70,7 +72,10 @@ def _lying(folder: Path) -> list[str]:
 
 
 def _status(folders: Folders) -> dict:
-    return json.loads((folders.out / "status.json").read_text())
+    status = json.loads((folders.out / "status.json").read_text())
+    schema = json.loads(resources.files("pancreas_seg.watch").joinpath("status.schema.json").read_text())
+    jsonschema.validate(status, schema)
+    return status
 
 
 def test_each_case_ends_where_it_belongs(folders) -> None:
