@@ -79,8 +79,9 @@ def watch(options: argparse.Namespace) -> int:
             advice="Write `pancreas-seg watch IN OUT`.",
         )
     from pancreas_seg.inference.segmenter import Segmenter
+    from pancreas_seg.watch.segmenting import segment_with
     from pancreas_seg.watch.stop import stopping_on_signals
-    from pancreas_seg.watch.watcher import WatchOptions, segment_with
+    from pancreas_seg.watch.watcher import WatchOptions
     from pancreas_seg.watch.watcher import watch as watch_folder
 
     _only_sections(options.settings, ("infer", "clean"))

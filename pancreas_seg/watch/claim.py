@@ -131,6 +131,18 @@ class Claim:
         """
         self.change(watcher=None, tries=tries)
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file beside the input.
+
+        Raises
+        ------
+        LostError
+        """
+        try:
+            (self.folder / name).write_text(text, encoding="utf-8", errors="replace")
+        except FileNotFoundError as error:
+            raise LostError(self.folder.name) from error
+
     def move(self, source: Path, target: Path) -> bool:
         """Move a folder that only the case's owner can move; False if there is something at its target.
 

@@ -6,22 +6,19 @@ import errno
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pancreas_seg.errors import PancreasSegError
-from pancreas_seg.inference.cohort import CaseInput, CaseOutcome, segment_cases
-from pancreas_seg.inference.segmenter import Segmentation, Segmenter
-from pancreas_seg.network.windows import Progress
+from pancreas_seg.inference.cohort import CaseInput, CaseOutcome
 from pancreas_seg.watch.claim import Claim, Held, Leases, LostError, held, now, take, take_over
 from pancreas_seg.watch.folders import REASON, Folders, case_of, read_json
 from pancreas_seg.watch.inbox import Arrival, Inbox, signature_of
 from pancreas_seg.watch.process import Process
 from pancreas_seg.watch.pulse import Pulse
+from pancreas_seg.watch.segmenting import SegmentOne
 from pancreas_seg.watch.status import Status
 from pancreas_seg.watch.stop import Stop, Stopped
 
@@ -38,9 +35,6 @@ _NOT_WRITTEN = "output.not_written"
 """What segment_cases says where the file system and not the case is at fault."""
 
 _ORPHANED_S = 3600.0
-
-SegmentOne = Callable[[CaseInput, Path, Progress], CaseOutcome]
-"""Segments a case into ``folder/<case>``, or finds there that it is done."""
 
 log = logging.getLogger(__name__)
 
@@ -67,32 +61,6 @@ class WatchOptions:
     once: bool = False
 
 
-def segment_with(segmenter: Segmenter, *, probability: bool = False, preview: bool = False) -> SegmentOne:
-    """What `pancreas-seg segment` does with a case."""
-
-    def saved(folder: Path, case: CaseInput, result: Segmentation, written: list[Path]) -> None:
-        if preview:
-            from pancreas_seg.report.preview import write_preview
-
-            path = folder / case.case / "preview.png"
-            written.append(write_preview(path, result.scan.image, result.mask, result.scan.geometry))
-
-    def run(case: CaseInput, folder: Path, progress: Progress) -> CaseOutcome:
-        (outcome,) = segment_cases(
-            segmenter,
-            [case],
-            folder,
-            probability=probability,
-            resume=True,
-            expected=[*["probability.nii.gz"] * probability, *["preview.png"] * preview],
-            on_progress=lambda _: progress,
-            on_saved=partial(saved, folder),
-        )
-        return outcome
-
-    return run
-
-
 def watch(
     inputs: Path, out: Path, segment: SegmentOne, options: WatchOptions | None = None, stop: Stop | None = None
 ) -> list[CaseOutcome]:
@@ -105,7 +73,7 @@ def watch(
     out : Path
         Gets a folder for each case, summary.csv, status.json and status.html.
     segment : callable
-        See `segment_with`.
+        See `segmenting.segment_with`.
     options : WatchOptions, optional
     stop : Stop, optional
         Through which the end is asked for; without it there is none, but for ``options.once``.
@@ -270,8 +238,9 @@ class _Watcher:
         names = self._folders.free_names(claim.record.case)
         name = claim.record.output or next(names)
         if outcome.status != "failed":
-            if not (result.is_dir() or (claim.record.output and (self._folders.out / name / "result.json").is_file())):
-                claim.change(outcome=None, watcher=None)  # somebody deleted it; it is made again
+            is_there = claim.record.output and (self._folders.out / name / "result.json").is_file()
+            if outcome.status != "refused" and not (result.is_dir() or is_there):
+                claim.change(outcome=None, output="", watcher=None)  # somebody deleted it; it is made again
                 return
             while result.is_dir():
                 claim.change(output=name)
@@ -280,7 +249,7 @@ class _Watcher:
                 name = next(names)
         if outcome.status in ("refused", "failed"):
             lines = [f"{outcome.status}: {reason['code']}\n{reason['text']}\n" for reason in claim.record.reasons]
-            (claim.folder / REASON).write_text("".join(lines), encoding="utf-8", errors="replace")
+            claim.write_text(REASON, "".join(lines))
         self._pulse.end()
         end = outcome.status if outcome.status in ("refused", "failed") else "done"
         while not claim.move(claim.folder, self._folders.inputs / end / name):
@@ -311,8 +280,11 @@ def _reasons(result: Path, outcome: CaseOutcome) -> tuple[dict[str, str], ...]:
 
 def _remove_orphans(folders: Folders) -> None:
     """Delete old unfinished results whose case is no longer running."""
-    works = [path for path in folders.work.iterdir() if time.time() - path.stat().st_mtime > _ORPHANED_S]
-    tokens = set()
+    works, tokens = [], set()
+    for path in folders.work.iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _ORPHANED_S:
+                works.append(path)
     for case in held(folders):
         tokens |= {case.folder.name.rpartition(".")[2], case.record.work if case.record else ""}
     for work in works:

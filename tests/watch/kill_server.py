@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from pancreas_seg.config import Config
 from pancreas_seg.inference.segmenter import Segmentation, Segmenter
 from pancreas_seg.watch.process import Process
+from pancreas_seg.watch.segmenting import segment_with
 from pancreas_seg.watch.stop import stopping_on_signals
-from pancreas_seg.watch.watcher import WatchOptions, segment_with, watch
+from pancreas_seg.watch.watcher import WatchOptions, watch
 
 
 class Threshold(nn.Module):

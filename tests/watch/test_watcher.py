@@ -28,8 +28,9 @@ from pancreas_seg.watch.folders import Folders
 from pancreas_seg.watch.inbox import Arrival, signature_of
 from pancreas_seg.watch.process import Process
 from pancreas_seg.watch.pulse import health
+from pancreas_seg.watch.segmenting import segment_with
 from pancreas_seg.watch.stop import Stop, Stopped, stopping_on_signals
-from pancreas_seg.watch.watcher import WatchOptions, segment_with, watch
+from pancreas_seg.watch.watcher import WatchOptions, watch
 
 ONCE = WatchOptions(settle_s=0.0, interval_s=0.05, once=True)
 ELSEWHERE = Process("other", "another machine", 1, "1")
@@ -214,6 +215,34 @@ def test_a_result_that_somebody_deleted_is_made_again(folders) -> None:
     watch(folders.inputs, folders.out, stand_in, ONCE)
     assert stand_in.begun == ["ct"]
     assert (folders.out / "ct" / "mask.nii.gz").exists()
+
+
+def test_a_refusal_without_a_result_is_one_nevertheless(folders) -> None:
+    _drop(folders, "ct.nii", "refused")
+
+    def on_a_full_disk(case: CaseInput, folder: Path, progress) -> CaseOutcome:
+        outcome = StandIn()(case, folder, progress)
+        shutil.rmtree(folder / case.case)
+        return outcome
+
+    (outcome,) = watch(folders.inputs, folders.out, on_a_full_disk, ONCE)
+    assert outcome.status == "refused"
+    assert (folders.inputs / "refused" / "ct" / "ct.nii").exists()
+
+
+def test_unfinished_results_of_nobody_are_deleted_when_they_are_old(folders) -> None:
+    folders.make()
+    _drop(folders, "ct.nii")
+    path = folders.inputs / "ct.nii"
+    claim = take(folders, Arrival(path, signature_of(path)), ELSEWHERE, 60)
+    for work in (claim.work, folders.work / "old", folders.work / "new"):
+        work.mkdir()
+        if work.name != "new":
+            os.utime(work, (1, 1))
+    stop = Stop()
+    stop.ask()
+    watch(folders.inputs, folders.out, StandIn(), ONCE, stop)
+    assert sorted(folders.work.iterdir()) == sorted([claim.work, folders.work / "new"])
 
 
 def test_who_lost_a_case_meanwhile_drops_what_he_made(folders) -> None:
