@@ -19,7 +19,7 @@ ROWS = [
     {"io"},
     {"data", "network"},
     {"training", "inference", "evaluation", "report"},
-    {"cross_validation"},
+    {"cross_validation", "watch"},
     {"cli"},
     {"__main__"},
 ]
@@ -89,6 +89,7 @@ def test_every_room_has_a_row() -> None:
         "from pancreas_seg.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from pancreas_seg.cli import main\nmain(['info', '--preset', 'paper'])",
         "import pancreas_seg.evaluation.study, pancreas_seg.io, pancreas_seg.report.preview",
+        "import pancreas_seg.watch.pulse",
         "import pancreas_seg.data.manifest_check, pancreas_seg.data.manifest_build, pancreas_seg.data.phantom",
     ],
 )

@@ -11,10 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from pancreas_seg.cli.parser import make_parser
-from pancreas_seg.cli.verbs import helps_only
+from pancreas_seg.cli.verbs import INTERRUPTED, helps_only
 from pancreas_seg.errors import PancreasSegError
-
-_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,4 +35,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("pancreas-seg: interrupted; finished files are complete, the unfinished one is gone", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED

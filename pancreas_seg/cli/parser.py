@@ -22,6 +22,17 @@ def _whole_number(lowest: int) -> Callable[[str], int]:
     return parse
 
 
+def _seconds(lowest: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not lowest <= value <= 86400:
+            raise argparse.ArgumentTypeError(f"{text} is not within {lowest:g} to 86400 s")
+        return value
+
+    parse.__name__ = "number of seconds"
+    return parse
+
+
 def _fold(text: str) -> int | str:
     return text if text == "all" else _whole_number(0)(text)
 
@@ -53,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_manifest(commands)
     _add_weights(commands)
     _add_export(commands)
+    _add_watch(commands)
 
     phantom = commands.add_parser("phantom", help="write synthetic CTs with labels and a manifest")
     phantom.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -105,6 +117,42 @@ def _add_segment(commands: Any) -> None:
     verb.add_argument("--resume", action="store_true", help="leave out cases that are finished")
     _add_settings(verb)
     verb.set_defaults(run=verbs.segment)
+
+
+def _add_watch(commands: Any) -> None:
+    verb = commands.add_parser("watch", help="segment what is dropped into a folder")
+    verb.add_argument("inputs", type=Path, nargs="?", metavar="IN", help="folder that CTs are dropped into")
+    verb.add_argument("out", type=Path, nargs="?", metavar="OUT", help="gets one folder per case and status.html")
+    verb.add_argument(
+        "--weights", nargs="+", default=["starter"], metavar="FILE", help="as for segment; write IN and OUT before it"
+    )
+    verb.add_argument("--mode", choices=("auto", "cascade", "full"), help="short for --set infer.mode=...")
+    verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
+    verb.add_argument("--preview", action="store_true", help="write preview.png too")
+    verb.add_argument(
+        "--settle",
+        type=_seconds(0),
+        default=10.0,
+        metavar="S",
+        help="seconds for which nothing of an input may change before it is taken; default 10",
+    )
+    verb.add_argument(
+        "--interval", type=_seconds(0.05), default=5.0, metavar="S", help="seconds between two looks; default 5"
+    )
+    verb.add_argument(
+        "--lease",
+        type=_seconds(1),
+        default=180.0,
+        metavar="S",
+        help="seconds of silence after which others take a case over; default 180",
+    )
+    verb.add_argument("--once", action="store_true", help="end when nothing is left to do")
+    verb.add_argument(
+        "--health", type=Path, metavar="OUT", help="only tell whether a watcher of this machine is at work on OUT"
+    )
+    _add_settings(verb)
+    verb.set_defaults(run=verbs.watch)
 
 
 def _add_train(commands: Any) -> None:

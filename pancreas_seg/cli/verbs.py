@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pancreas_seg.io import Scan
     from pancreas_seg.network.weights import Weights
 
-DONE, BUG, USAGE, REFUSED, PARTLY = 0, 1, 2, 3, 4
+DONE, BUG, USAGE, REFUSED, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 def segment(options: argparse.Namespace) -> int:
@@ -121,6 +121,39 @@ def export(options: argparse.Namespace) -> int:
     write = write_dicom_seg if options.format == "dicom-seg" else write_rtstruct
     headers = series_headers(options.series)
     print(write(options.out, mask.labels, mask.geometry, headers, names, made=options.made))
+    return DONE
+
+
+def watch(options: argparse.Namespace) -> int:
+    if options.health is not None:
+        from pancreas_seg.watch.pulse import health
+
+        healthy, sentence = health(options.health)
+        print(sentence)
+        return DONE if healthy else BUG
+    if options.inputs is None or options.out is None:
+        raise ConfigError(
+            "config.no_folder",
+            where="watch",
+            found="fewer than two folders",
+            expected="the folder to watch and the one for results",
+            advice="Write `pancreas-seg watch IN OUT`.",
+        )
+    from pancreas_seg.inference.segmenter import Segmenter
+    from pancreas_seg.watch.segmenting import segment_with
+    from pancreas_seg.watch.stop import stopping_on_signals
+    from pancreas_seg.watch.watcher import WatchOptions
+    from pancreas_seg.watch.watcher import watch as watch_folder
+
+    _only_sections(options.settings, ("infer", "clean"))
+    mode = [f"infer.mode={options.mode}"] if options.mode else []
+    how = WatchOptions(options.settle, options.interval, options.lease, options.once)
+    with stopping_on_signals() as stop:
+        segmenter = Segmenter.from_weights(options.weights, options.device, (*options.settings, *mode))
+        segment_one = segment_with(segmenter, probability=options.probability, preview=options.preview)
+        outcomes = watch_folder(options.inputs, options.out, segment_one, how, stop)
+    if options.once:
+        return INTERRUPTED if stop.asked else _exit_code(outcomes)
     return DONE
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = ".unfinished-"
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what a killed process left half-written in a folder that no other process is writing to."""
+def remove_unfinished(folder: Path, older_than_s: float = 0.0) -> None:
+    """Delete what a killed process left half-written in a folder that no other process is writing to.
+
+    Where others may be writing, ``older_than_s`` spares what they have begun since.
+    """
     for path in folder.glob(f"{_PREFIX}*"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if not older_than_s or time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
 
 
 @contextmanager
