@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 from cyclonedx.model import HashAlgorithm, HashType
@@ -50,6 +51,11 @@ def main(packages: Path, venv: Path, out: Path) -> None:
     found = weights(venv)
     if not found:
         raise SystemExit(f"sbom.py: no weights under {venv}")
+    root = bom.metadata.component
+    if root is None:
+        raise SystemExit(f"sbom.py: {packages} does not name the program")
+    site = [str(path) for path in venv.glob("lib/python3*/site-packages")]
+    (root.version,) = (package.version for package in distributions(name=root.name, path=site))
     bom.components.update([python, *debian_packages(), *found])
     text = JsonV1Dot6(bom).output_as_string(indent=1)
     fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
