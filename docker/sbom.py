@@ -21,7 +21,7 @@ from packageurl import PackageURL
 
 def debian_packages() -> list[Component]:
     query = ["dpkg-query", "--show", "--showformat", "${Package}\t${Version}\t${Architecture}\n"]
-    lines = subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()  # noqa: S603
     components = []
     for line in lines:
         name, version, architecture = line.split("\t")
