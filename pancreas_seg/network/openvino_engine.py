@@ -5,9 +5,11 @@ OpenVINO's converter and its telemetry are never loaded: the model is built by `
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -93,9 +95,17 @@ class OpenVinoEngine:
         return wish
 
 
-def available_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs that this process may run on, or the share of their time that a container was given, rounded up."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for version in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            share_us, period_us = map(int, " ".join((cgroup / name).read_text() for name in version).split())
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        if share_us > 0:
+            return min(cpus, math.ceil(share_us / period_us))
+    return cpus
 
 
 def _import_openvino() -> ModuleType:
