@@ -1,0 +1,106 @@
+"""The weights that the speed benchmarks run: a fine network at 1.5 mm with 96³ windows that knows the phantoms.
+
+    .venv/bin/python benchmarks/fine_weights.py OUT [--steps 120]
+
+The network is the default one, 16-32-64-128-256. It starts from the starter's fine network (2 mm, 160 channels at the
+deepest level), whose tensors it takes into the corners of its own, and learns from four phantoms. OUT gets
+fine.safetensors and packed.safetensors, the same network with the starter's coarse one. An interrupted training goes
+on where it was. These weights are for timing on phantoms; they are no good for patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pancreas_seg.config import Config
+from pancreas_seg.data.phantom import write_cohort
+from pancreas_seg.io import replacing
+from pancreas_seg.network.attention_unet import AttentionUNet
+from pancreas_seg.network.stages import load_stages, pack_weights
+from pancreas_seg.network.weights import Weights, save_weights
+from pancreas_seg.training.trainer import train
+
+CASES, SEED = 4, 100
+"""Of the phantoms that are trained with; no benchmark segments these."""
+
+
+def fine_config(starter: Config, steps: int) -> Config:
+    """The starter's fine configuration at 1.5 mm with 96³ patches, for the pancreas alone, and the default channels."""
+    return replace(
+        starter,
+        data=replace(starter.data, spacing_mm=(1.5, 1.5, 1.5), patch_size=(96, 96, 96), classes=("pancreas",)),
+        network=replace(starter.network, channels=(16, 32, 64, 128, 256)),
+        augment=replace(starter.augment, affine_probability=0.5, elastic_probability=0.0),
+        train=replace(
+            starter.train,
+            steps=steps,
+            validate_every=min(20, steps),
+            batch_size=1,
+            learning_rate=5e-4,
+            warmup_steps=10,
+            class_weights=(),
+            average_decay=0.95,
+            pancreas_fraction=0.6,
+        ),
+    )
+
+
+def widened(weights: Weights, config: Config) -> Weights:
+    """Weights of a wider network of the same depth that gives what the narrower one gives.
+
+    New channels keep their random start, and count for nothing yet in those that were there.
+    """
+    torch.manual_seed(0)
+    theirs = replace(config, data=replace(config.data, classes=weights.config.data.classes))
+    state = AttentionUNet.from_config(theirs).state_dict()
+    for name, old in weights.state.items():
+        new = state[name]
+        corner = tuple(slice(n) for n in old.shape)
+        if new.ndim > 1:
+            new[: old.shape[0]] = 0.0
+        new[corner] = old.to(new.dtype)
+    return replace(weights, state=state, config=theirs)
+
+
+def make_weights(out: Path, steps: int) -> tuple[Path, Path]:
+    """The files fine.safetensors and packed.safetensors in ``out``, made if they aren't there from as many steps."""
+    fine, packed, made = out / "fine.safetensors", out / "packed.safetensors", out / "made.json"
+    if made.exists() and json.loads(made.read_text())["steps"] == steps:
+        return fine, packed
+    starter = load_stages("starter")
+    if starter.coarse is None:
+        raise SystemExit("the starter weights hold no coarse network")
+    config = fine_config(starter.fine[0].config, steps)
+    manifest = out / "phantoms" / "manifest.json"
+    if not manifest.exists():
+        write_cohort(manifest.parent, CASES, SEED, (1.5, 1.5, 2.0))
+    run = out / f"run_{steps}"
+    done = train(manifest, run, config, resume=True, init=widened(starter.fine[0], config))
+    shutil.copyfile(done.last, fine)
+    coarse = out / "coarse.safetensors"
+    save_weights(coarse, starter.coarse.network(), starter.coarse.config, starter.coarse.card)
+    pack_weights(packed, [fine], coarse)
+    with replacing(made) as temporary:
+        temporary.write_text(json.dumps({"steps": steps}))
+    return fine, packed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=120, help="default 120")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(*make_weights(options.out, options.steps), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
