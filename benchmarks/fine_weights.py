@@ -1,17 +1,16 @@
 """The weights that the speed benchmarks run: a fine network at 1.5 mm with 96³ windows that knows the phantoms.
 
-    .venv/bin/python benchmarks/fine_weights.py OUT [--steps 120]
+    .venv/bin/python benchmarks/fine_weights.py OUT [--steps 60]
 
 The network is the default one, 16-32-64-128-256. It starts from the starter's fine network (2 mm, 160 channels at the
-deepest level), whose tensors it takes into the corners of its own, and learns from four phantoms. OUT gets
-fine.safetensors and packed.safetensors, the same network with the starter's coarse one. An interrupted training goes
-on where it was. These weights are for timing on phantoms; they are no good for patients.
+deepest level), whose tensors it takes into the corners of its own, and learns from four phantoms (with --steps 0: it
+stays what it was). OUT gets fine_STEPS.safetensors and packed_STEPS.safetensors, the same network with the starter's
+coarse one. An interrupted training goes on where it was. These weights are for timing on phantoms, not for patients.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 from dataclasses import replace
@@ -21,10 +20,10 @@ import torch
 
 from pancreas_seg.config import Config
 from pancreas_seg.data.phantom import write_cohort
-from pancreas_seg.io import replacing
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.stages import load_stages, pack_weights
 from pancreas_seg.network.weights import Weights, save_weights
+from pancreas_seg.training.start import start_from
 from pancreas_seg.training.trainer import train
 
 CASES, SEED = 4, 100
@@ -40,8 +39,8 @@ def fine_config(starter: Config, steps: int) -> Config:
         augment=replace(starter.augment, affine_probability=0.5, elastic_probability=0.0),
         train=replace(
             starter.train,
-            steps=steps,
-            validate_every=min(20, steps),
+            steps=max(steps, 1),
+            validate_every=10,
             batch_size=1,
             learning_rate=5e-4,
             warmup_steps=10,
@@ -70,32 +69,33 @@ def widened(weights: Weights, config: Config) -> Weights:
 
 
 def make_weights(out: Path, steps: int) -> tuple[Path, Path]:
-    """The files fine.safetensors and packed.safetensors in ``out``, made if they aren't there from as many steps."""
-    fine, packed, made = out / "fine.safetensors", out / "packed.safetensors", out / "made.json"
-    if made.exists() and json.loads(made.read_text())["steps"] == steps:
+    """The files fine_STEPS.safetensors and packed_STEPS.safetensors in ``out``, made if they aren't there."""
+    fine, packed, coarse = (out / f"{name}_{steps}.safetensors" for name in ("fine", "packed", "coarse"))
+    if packed.exists():
         return fine, packed
     starter = load_stages("starter")
     if starter.coarse is None:
         raise SystemExit("the starter weights hold no coarse network")
     config = fine_config(starter.fine[0].config, steps)
-    manifest = out / "phantoms" / "manifest.json"
-    if not manifest.exists():
-        write_cohort(manifest.parent, CASES, SEED, (1.5, 1.5, 2.0))
-    run = out / f"run_{steps}"
-    done = train(manifest, run, config, resume=True, init=widened(starter.fine[0], config))
-    shutil.copyfile(done.last, fine)
-    coarse = out / "coarse.safetensors"
+    init = widened(starter.fine[0], config)
+    if steps:
+        manifest = out / "phantoms" / "manifest.json"
+        if not manifest.exists():
+            write_cohort(manifest.parent, CASES, SEED, (1.5, 1.5, 2.0))
+        shutil.copyfile(train(manifest, out / f"run_{steps}", config, resume=True, init=init).last, fine)
+    else:
+        network = AttentionUNet.from_config(config)
+        start_from(network, config, init)
+        save_weights(fine, network, config)
     save_weights(coarse, starter.coarse.network(), starter.coarse.config, starter.coarse.card)
     pack_weights(packed, [fine], coarse)
-    with replacing(made) as temporary:
-        temporary.write_text(json.dumps({"steps": steps}))
     return fine, packed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=120, help="default 120")
+    parser.add_argument("--steps", type=int, default=60, help="default 60")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options.out.mkdir(parents=True, exist_ok=True)

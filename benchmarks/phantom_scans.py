@@ -1,10 +1,9 @@
 """The CTs of the speed benchmarks: phantoms at a CT's size, drawn once and kept in a folder.
 
-    .venv/bin/python benchmarks/phantom_scans.py OUT [--shape 512 512 224] [--slice-mm 1.2] [--seed 4 0]
+    .venv/bin/python benchmarks/phantom_scans.py OUT [--size full|quick|cohort] [--seed 4 0]
 
-Their field of view is 400 mm square with the pancreas in its middle; voxels have the spacing that gives the number of
-pixels asked for. OUT gets ct_SHAPE_SEED.nii.gz and labels_SHAPE_SEED.nii.gz. Drawing the default takes about a minute
-and 4 GB.
+The field of view is a square with the pancreas in its middle. OUT gets ct_SIZE_SEED.nii.gz and labels_SIZE_SEED.nii.gz.
+Drawing the full size takes some minutes and 4 GB.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,28 +23,44 @@ from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import read_mask, write_image
 
 CACHE = Path(tempfile.gettempdir()) / "pancreas-seg-benchmarks"
-FIELD_MM = 400.0
-FULL = (512, 512, 224)
-QUICK = (160, 160, 70)
 SEED = (4, 0)
-SLICE_MM = 1.2
 
 
-def scan(
-    out: Path, shape: tuple[int, int, int] = FULL, slice_mm: float = SLICE_MM, seed: tuple[int, ...] = SEED
-) -> tuple[Path, Path]:
+@dataclass(frozen=True)
+class Size:
+    """Voxels of a CT, the width of its field of view, and the spacing of its slices."""
+
+    shape: tuple[int, int, int]
+    field_mm: float
+    slice_mm: float
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        return self.field_mm / self.shape[0], self.field_mm / self.shape[1], self.slice_mm
+
+    def __str__(self) -> str:
+        return f"{'x'.join(map(str, self.shape))}, {' x '.join(f'{mm:.3g}' for mm in self.spacing_mm)} mm"
+
+
+SIZES = {
+    "full": Size((512, 512, 224), 400.0, 1.2),
+    "cohort": Size((512, 512, 100), 400.0, 2.4),
+    "quick": Size((160, 160, 56), 200.0, 2.5),
+}
+
+
+def scan(out: Path, size: str = "full", seed: tuple[int, ...] = SEED) -> tuple[Path, Path]:
     """The files of a CT and its labels, drawn by a process of its own if they aren't there."""
-    name = f"{'x'.join(map(str, shape))}_{slice_mm:g}mm_{'-'.join(map(str, seed))}.nii.gz"
-    ct, labels = out / f"ct_{name}", out / f"labels_{name}"
-    if not (ct.exists() and labels.exists()):
-        words = [out, "--shape", *shape, "--slice-mm", slice_mm, "--seed", *seed]
+    ct, labels = files(out, size, seed)
+    if not ct.exists():
+        words = [out, "--size", size, "--seed", *seed]
         subprocess.run([sys.executable, __file__, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
     return ct, labels
 
 
-def quick_slice_mm(shape: tuple[int, int, int]) -> float:
-    """The slice spacing with which a smaller CT shows as much of the body as the full one."""
-    return SLICE_MM * FULL[2] / shape[2]
+def files(out: Path, size: str, seed: tuple[int, ...]) -> tuple[Path, Path]:
+    name = f"{size}_{'-'.join(map(str, seed))}.nii.gz"
+    return out / f"ct_{name}", out / f"labels_{name}"
 
 
 def pancreas(labels: Path) -> NDArray[np.bool_]:
@@ -75,16 +91,15 @@ def lengthened(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--shape", type=int, nargs=3, default=FULL)
-    parser.add_argument("--slice-mm", type=float, default=SLICE_MM)
+    parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--seed", type=int, nargs="+", default=SEED)
     options = parser.parse_args()
-    i, j, k = options.shape
-    spacing_mm = (FIELD_MM / i, FIELD_MM / j, options.slice_mm)
-    phantom = draw_phantom(options.seed, spacing_mm, extent_mm=(FIELD_MM, FIELD_MM, k * options.slice_mm))
-    name = f"{i}x{j}x{k}_{options.slice_mm:g}mm_{'-'.join(map(str, options.seed))}.nii.gz"
-    print(write_image(options.out / f"labels_{name}", phantom.labels, phantom.geometry))
-    print(write_image(options.out / f"ct_{name}", phantom.hu, phantom.geometry))
+    size, seed = SIZES[options.size], tuple(options.seed)
+    extent_mm = (size.field_mm, size.field_mm, size.shape[2] * size.slice_mm)
+    phantom = draw_phantom(seed, size.spacing_mm, extent_mm=extent_mm)
+    ct, labels = files(options.out, options.size, seed)
+    print(write_image(labels, phantom.labels, phantom.geometry))
+    print(write_image(ct, phantom.hu, phantom.geometry))
 
 
 if __name__ == "__main__":
