@@ -4,34 +4,32 @@
 
 The CT is a phantom of 512×512×224 (`phantom_scans.py`). Fewer slices are cut from its middle; more are its outermost 24
 slices at each end, without pancreas, back and forth, so that the body goes on as in a scan of the trunk. Slices stay
-1.2 mm thick. "against volume" is time per voxel, with the shortest CT of at least 200 slices as 1: above 1, time grows
-faster than the volume.
+1.2 mm thick. "time against volume" is the stages' seconds per voxel, without start-up, with the shortest CT of at least
+200 slices as 1: above 1, time grows faster than the volume.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from measured import goal, machine, median, run, table
+from measured import Cost, goal, machine, median, run, table
 from phantom_scans import CACHE, SIZES, lengthened, scan
 
 from pancreas_seg.io import read_ct, write_image
 
 LARGEST_GB = 3.0
 FROM_SLICES = 200
-"""Shorter CTs don't show how time grows: start-up and the pancreas, which all have alike, are most of theirs."""
-
-
-def write_lengthened(source: Path, out: Path, slices: int) -> None:
-    """Write a CT with another number of slices (`phantom_scans.lengthened`), if it isn't there."""
-    ct = read_ct(source)
-    write_image(out, *lengthened(np.rint(ct.image).astype(np.int16), ct.geometry, slices))
+"""Shorter CTs don't show how time grows: the fine stage, which all have alike, is most of theirs."""
 
 
 def scan_of(cache: Path, slices: int, size: str) -> Path:
@@ -39,28 +37,75 @@ def scan_of(cache: Path, slices: int, size: str) -> Path:
     source, _ = scan(cache, size)
     if slices == SIZES[size].shape[2]:
         return source
-    path = cache / f"ct_{size}_{slices}_slices.nii.gz"
+    path = _lengthened_file(cache, size, slices)
     if not path.exists():
-        making = [sys.executable, __file__, "--cache", cache, "--lengthen", slices, "--size", size]
+        making = [sys.executable, __file__, "--cache", cache, "--lengthen", slices, *["--quick"] * (size == "quick")]
         subprocess.run(list(map(str, making)), check=True)
     return path
 
 
-def row(ct: Path, slices: int, weights: str, turns: int, log: Path) -> dict[str, float | str]:
-    """Segment a CT and give its figures."""
-    costs, stages, facts = [], [], {}
+def write_lengthened(cache: Path, size: str, slices: int) -> None:
+    """Write the CT with another number of slices (`phantom_scans.lengthened`)."""
+    ct = read_ct(scan(cache, size)[0])
+    image, geometry = lengthened(np.rint(ct.image).astype(np.int16), ct.geometry, slices)
+    write_image(_lengthened_file(cache, size, slices), image, geometry)
+
+
+def _lengthened_file(cache: Path, size: str, slices: int) -> Path:
+    return cache / f"ct_{size}_{slices}_slices.nii.gz"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What segmenting a CT of so many slices cost; ``in_stages_s`` leaves out start-up."""
+
+    slices: int
+    voxels: int
+    cost: Cost
+    in_stages_s: float
+    said: str
+
+    @property
+    def stage_s_per_voxel(self) -> float:
+        return self.in_stages_s / self.voxels
+
+
+def measured(ct: Path, weights: str, turns: int, log: Path) -> Point:
+    """Segment a CT some times, each in a process of its own; medians."""
+    costs, stages = [], []
+    facts: dict[str, Any] = {}
     for _ in range(turns):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "pancreas_seg", "segment", ct, "--out", folder, "--weights", weights]
             costs.append(run(command, log=log))
             facts = json.loads(next(Path(folder).glob("*/result.json")).read_text())
             stages.append(sum(facts["timings_s"].values()))
-    cost = median(costs)
-    rows, columns, _ = facts["input"]["shape"]
+    shape = facts["input"]["shape"]
     said = f"{facts['mode']}, {facts['verdict']}, {facts['volume_ml'].get('pancreas', 0):.1f} ml"
-    voxels = rows * columns * slices / 1e6
-    wall, cpu, peak = cost.wall_s, cost.cpu_s, cost.peak_gb
-    return {"slices": slices, "voxels": voxels, "wall": wall, "cpu": cpu, "peak": peak, "in": stages[0], "said": said}
+    return Point(shape[2], math.prod(shape), median(costs), statistics.median(stages), said)
+
+
+def report(points: list[Point]) -> str:
+    """The table of figures and that of the goals."""
+    base = next((p for p in points if p.slices >= FROM_SLICES), points[0]).stage_s_per_voxel
+    lines = [
+        [
+            p.slices,
+            f"{p.voxels / 1e6:.1f}",
+            *(f"{seconds:.1f}" for seconds in (p.cost.wall_s, p.cost.cpu_s, p.in_stages_s)),
+            f"{p.cost.peak_gb:.2f}",
+            f"{p.stage_s_per_voxel / base:.2f}",
+            p.said,
+        ]
+        for p in points
+    ]
+    header = ["slices", "million voxels", "wall s", "CPU s", "in stages s", "peak GB", "time against volume", "result"]
+    peak, growth = points[-1].cost.peak_gb, points[-1].stage_s_per_voxel / base
+    goals = [
+        goal(f"peak GB of {points[-1].slices} slices; at most {LARGEST_GB:g}", peak, peak <= LARGEST_GB),
+        goal("time of the longest CT against its volume; at most 1", growth, growth <= 1),
+    ]
+    return f"{table(header, lines)}\n\n{table(['goal', 'reached', ''], goals)}"
 
 
 def main() -> None:
@@ -71,42 +116,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1, help="runs of each (default 1)")
     parser.add_argument("--quick", action="store_true", help="a small CT, to see that it works")
     parser.add_argument("--lengthen", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--size", default="full", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.cache.mkdir(parents=True, exist_ok=True)
-    if options.lengthen:
-        out = options.cache / f"ct_{options.size}_{options.lengthen}_slices.nii.gz"
-        write_lengthened(scan(options.cache, options.size)[0], out, options.lengthen)
-        return
     size = "quick" if options.quick else "full"
-    scans = {slices: scan_of(options.cache, slices, size) for slices in sorted(options.slices)}
+    if options.lengthen:
+        write_lengthened(options.cache, size, options.lengthen)
+        return
+    options.cache.mkdir(parents=True, exist_ok=True)
+    scans = [scan_of(options.cache, slices, size) for slices in sorted(options.slices)]
     print(machine("torch", "monai", "numpy"), flush=True)
-    found = []
-    for slices, ct in scans.items():
-        found.append(row(ct, slices, options.weights, options.turns, options.cache / "scaling.log"))
-        print(f"{slices} slices: {found[-1]['wall']:.1f} s, {found[-1]['said']}", flush=True)
-    per_voxel = [float(f["wall"]) / float(f["voxels"]) for f in found]
-    base = next((p for f, p in zip(found, per_voxel, strict=True) if f["slices"] >= FROM_SLICES), per_voxel[0])
-    header = ["slices", "million voxels", "wall s", "CPU s", "in stages s", "peak GB", "time against volume", "result"]
-    lines = [
-        [
-            f["slices"],
-            *(f"{f[key]:.1f}" for key in ("voxels", "wall", "cpu", "in")),
-            f"{f['peak']:.2f}",
-            f"{p / base:.2f}",
-            f["said"],
-        ]
-        for f, p in zip(found, per_voxel, strict=True)
-    ]
-    largest, growth = float(found[-1]["peak"]), per_voxel[-1] / base
-    goals = [
-        goal(f"peak GB of {scans and max(scans)} slices; at most {LARGEST_GB:g}", largest, largest <= LARGEST_GB),
-        goal("time of the longest CT against its volume; at most 1", growth, growth <= 1),
-    ]
-    print(f"\n{SIZES[size].shape[0]}x{SIZES[size].shape[1]} pixels, weights {options.weights}\n")
-    print(table(header, lines))
-    print()
-    print(table(["goal", "reached", ""], goals))
+    points = []
+    for ct in scans:
+        points.append(measured(ct, options.weights, options.turns, options.cache / "scaling.log"))
+        print(f"{points[-1].slices} slices: {points[-1].cost.wall_s:.1f} s, {points[-1].said}", flush=True)
+    pixels = "x".join(map(str, SIZES[size].shape[:2]))
+    print(f"\n{pixels} pixels, weights {options.weights}, medians of {options.turns} turns\n\n{report(points)}")
 
 
 if __name__ == "__main__":
