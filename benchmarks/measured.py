@@ -79,7 +79,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def goal(text: str, reached: float, met: bool) -> tuple[str, str, str]:
     """A row of a table of goals."""
-    return text, f"{reached:.3g}" if abs(reached) >= 10 else f"{reached:.3f}", "met" if met else "not met"
+    return text, f"{reached:.1f}" if abs(reached) >= 10 else f"{reached:.4f}", "met" if met else "not met"
 
 
 def _cpu(key: str) -> str:

@@ -17,16 +17,16 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
-import torch
 from measured import Cost, machine, median, run, table
 from phantom_scans import CACHE, SIZES, scan
 
-from pancreas_seg.io import read_ct
-
 HERE = Path(__file__).parent
 NNUNET = "nnunetv2==2.8.1"
+OURS = "ours, starter"
 
 
 def environment(cache: Path) -> Path:
@@ -36,10 +36,26 @@ def environment(cache: Path) -> Path:
     ready = folder / f"{NNUNET}.ready"
     if not ready.exists():
         venv.create(folder, with_pip=True)
-        pinned = torch.__version__.split("+")[0]
+        pinned = metadata.version("torch").split("+")[0]
         subprocess.run([python, "-m", "pip", "install", "-q", f"torch=={pinned}", NNUNET], check=True)
         ready.touch()
     return python
+
+
+def measured(
+    commands: Mapping[str, Sequence[str | Path]], turns: int, log: Path
+) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Run each command in turn, OUT standing for a new folder; median costs, and the last run's stages."""
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    stages = {}
+    for turn in range(turns):
+        for name, command in commands.items():
+            with tempfile.TemporaryDirectory() as out:
+                costs[name].append(run([str(word).replace("OUT", out) for word in command], log=log))
+                facts = json.loads(next(Path(out).rglob("*.json")).read_text())
+            stages[name] = ", ".join(f"{key} {seconds:.1f}" for key, seconds in facts["timings_s"].items())
+            print(f"turn {turn + 1} of {turns}: {name}: {costs[name][-1].wall_s:.1f} s", flush=True)
+    return {name: median(each) for name, each in costs.items()}, stages
 
 
 def main() -> None:
@@ -51,35 +67,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small CT, to see that it works")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
-    python = environment(options.cache)
-    ct = options.ct or scan(options.cache, "quick" if options.quick else "full")[0]
-    peer = [python, HERE / "plain_nnunet.py"]
-    commands: dict[str, list[str | Path]] = {}
+    size = "quick" if options.quick else "full"
+    ct = options.ct or scan(options.cache, size)[0]
+    peer = [environment(options.cache), HERE / "plain_nnunet.py"]
+    commands: dict[str, Sequence[str | Path]] = {}
     for plan in options.plans:
         model = options.cache / f"nnunet_{plan}"
         subprocess.run([*peer, "make", model, "--plan", plan], check=True, stdout=subprocess.DEVNULL)
         commands[f"nnU-Net, plan of TotalSegmentator {plan}"] = [*peer, "predict", model, ct, "OUT/mask.nii.gz"]
-    commands["ours, starter"] = [sys.executable, "-m", "pancreas_seg", "segment", ct, "--out", "OUT"]
-    print(machine("torch", "monai", "numpy") + f", {NNUNET.replace('==', ' ')}", flush=True)
-    costs: dict[str, list[Cost]] = {name: [] for name in commands}
-    said: dict[str, str] = {}
-    for turn in range(options.turns):
-        for name, command in commands.items():
-            with tempfile.TemporaryDirectory() as out:
-                words = [str(word).replace("OUT", out) for word in command]
-                costs[name].append(run(words, log=options.cache / "peer_nnunet.log"))
-                facts = json.loads(next(Path(out).rglob("*.json")).read_text())
-                said[name] = ", ".join(f"{key} {seconds:.1f}" for key, seconds in facts["timings_s"].items())
-            print(f"turn {turn + 1} of {options.turns}: {name}: {costs[name][-1].wall_s:.1f} s", flush=True)
-    shape = "x".join(map(str, read_ct(ct).geometry.shape))
-    ours = median(costs["ours, starter"])
-    lines = []
-    for name, cost in ((name, median(c)) for name, c in costs.items()):
+    commands[OURS] = [sys.executable, "-m", "pancreas_seg", "segment", ct, "--out", "OUT"]
+    print(f"{machine('torch', 'monai', 'numpy')}, {NNUNET.replace('==', ' ')}", flush=True)
+    costs, stages = measured(commands, options.turns, options.cache / "peer_nnunet.log")
+    ours, lines = costs[OURS], []
+    for name, cost in costs.items():
         ratios = [f"{cost.wall_s / ours.wall_s:.1f}", f"{cost.peak_gb / ours.peak_gb:.1f}"]
         figures = [f"{cost.wall_s:.1f}", f"{cost.cpu_s:.1f}", f"{cost.peak_gb:.2f}"]
-        lines.append([name, *figures, *ratios, said[name]])
-    what = SIZES["quick" if options.quick else "full"] if options.ct is None else shape
-    print(f"\nCT {what}; medians of {options.turns} turns\n")
+        lines.append([name, *figures, *ratios, stages[name]])
+    print(f"\nCT {SIZES[size] if options.ct is None else 'given'}; medians of {options.turns} turns\n")
     print(table(["", "wall s", "CPU s", "peak GB", "times ours, s", "times ours, GB", "stages, s"], lines))
 
 
