@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measured import Cost, machine, run, table
+from measured import Cost, machine, run, table, warm_up
 from phantom_scans import CACHE, SIZES, scan
 
 
@@ -74,7 +74,8 @@ def main() -> None:
     options = parser.parse_args()
     size = "quick" if options.quick else "cohort"
     scans = folder_of_scans(options.cache, size, options.cases)
-    print(machine("torch", "monai", "numpy"), flush=True)
+    print(machine("torch", "monai", "numpy", "openvino"), flush=True)
+    warm_up(scan(options.cache, "quick")[0], options.weights, options.cache / "cohort.log")
     lines, masks = [], []
     for jobs in options.jobs:
         extra = ["--jobs", str(jobs)] if jobs else []

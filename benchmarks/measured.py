@@ -12,10 +12,12 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -50,14 +52,21 @@ def run(command: Sequence[str | Path], extra: Mapping[str, str] | None = None, l
     return Cost(**facts)
 
 
+def warm_up(ct: Path, weights: str | Path, log: Path | None = None) -> None:
+    """Segment a small CT once, uncounted: an engine may convert the networks at their first use and keep the result."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "pancreas_seg", "segment", ct, "--out", out, "--weights", weights]
+        print(f"first run with {weights}, not counted: {run(command, log=log).wall_s:.1f} s", flush=True)
+
+
 def median(costs: Sequence[Cost]) -> Cost:
     """The median of each figure by itself."""
     return Cost(*(statistics.median(getattr(cost, name) for cost in costs) for name in Cost.__annotations__))
 
 
 def machine(*packages: str) -> str:
-    """The machine and the versions of Python and packages, in a line."""
-    versions = [f"{name} {metadata.version(name)}" for name in packages]
+    """The machine and the versions of Python and of those packages that are installed, in a line."""
+    versions = [f"{name} {metadata.version(name)}" for name in packages if find_spec(name)]
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     features = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in _cpu("flags").split()]
     return "; ".join(

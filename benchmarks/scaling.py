@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured import Cost, goal, machine, median, run, table
+from measured import Cost, goal, machine, median, run, table, warm_up
 from phantom_scans import CACHE, SIZES, lengthened, scan
 
 from pancreas_seg.io import read_ct, write_image
@@ -123,7 +123,8 @@ def main() -> None:
         return
     options.cache.mkdir(parents=True, exist_ok=True)
     scans = [scan_of(options.cache, slices, size) for slices in sorted(options.slices)]
-    print(machine("torch", "monai", "numpy"), flush=True)
+    print(machine("torch", "monai", "numpy", "openvino"), flush=True)
+    warm_up(scan(options.cache, "quick")[0], options.weights, options.cache / "scaling.log")
     points = []
     for ct in scans:
         points.append(measured(ct, options.weights, options.turns, options.cache / "scaling.log"))
