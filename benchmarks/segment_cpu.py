@@ -4,7 +4,8 @@
 
 All three run the same fine network (`fine_weights.py`: 1.5 mm, 96³ windows, overlap 0.5) over the same phantom
 (`phantom_scans.py`); `cascade` has the starter's coarse network in front. Plain MONAI is `plain_monai.py`. They take
-turns after an uncounted run of ours, and figures are medians. CT and weights are made once and kept in the cache. Prints the figures and the goals.
+turns after an uncounted run of ours, and figures are medians. CT and weights are made once and kept in the cache.
+Prints the figures and the goals.
 """
 
 from __future__ import annotations
