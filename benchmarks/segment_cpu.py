@@ -131,13 +131,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"default {CACHE}")
     parser.add_argument("--turns", type=int, default=1, help="runs of each, in turn (default 1)")
-    parser.add_argument("--steps", type=int, default=60, help="of the weights' training (default 60)")
+    parser.add_argument("--steps", type=int, default=0, help="of the weights' training (default 0)")
     parser.add_argument("--window-batch", type=int, default=1, help="plain MONAI's windows at once (default 1)")
-    parser.add_argument("--quick", action="store_true", help="a small CT and no training, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="a small CT, to see that it works")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
-    steps = "0" if options.quick else str(options.steps)
-    making = [sys.executable, str(HERE / "fine_weights.py"), str(options.cache), "--steps", steps]
+    making = [sys.executable, str(HERE / "fine_weights.py"), str(options.cache), "--steps", str(options.steps)]
     made = subprocess.run(making, check=True, stdout=subprocess.PIPE, text=True)
     fine, packed = map(Path, made.stdout.split("\n")[:2])
     size = "quick" if options.quick else "full"
@@ -152,7 +151,7 @@ def main() -> None:
             print(
                 f"turn {turn + 1} of {options.turns}: {row.name}: {row.costs[-1].wall_s:.1f} s {row.said}", flush=True
             )
-    print(f"\nCT {SIZES[size]}; weights of {steps} steps; medians of {options.turns} turns\n")
+    print(f"\nCT {SIZES[size]}; weights of {options.steps} steps; medians of {options.turns} turns\n")
     print(figures(done, labels))
     print()
     print(table(["", "stages, s"], [(r.name, ", ".join(f"{n} {s:.2f}" for n, s in r.stage_s.items())) for r in done]))
