@@ -4,7 +4,8 @@
 
 The network is the default one, 16-32-64-128-256. It starts from the starter's fine network (2 mm, 160 channels at the
 deepest level), whose tensors it takes into the corners of its own so that it gives the same; that already draws the
-phantoms' pancreas with a Dice of 0.96 at 1.5 mm. With --steps it learns from four phantoms, too. OUT gets fine_STEPS.safetensors and packed_STEPS.safetensors, the same network with the starter's
+phantoms' pancreas with a Dice of 0.96 at 1.5 mm. With --steps it learns from four phantoms, too. OUT gets
+fine_STEPS.safetensors and packed_STEPS.safetensors, the same network with the starter's
 coarse one. An interrupted training goes on where it was. These weights are for timing on phantoms, not for patients.
 """
 
