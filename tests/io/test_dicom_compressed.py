@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.io import read_ct
-from pancreas_seg.io.dicom import decoding, decoding_process
+from pancreas_seg.io.dicom import decoding
 from pancreas_seg.io.dicom.decoding import frame_size
 from tests.io.conftest import INTERCEPT, make_multi_frame, make_slices, save
 
@@ -189,7 +189,7 @@ def test_a_decoder_that_dies_or_hangs_is_a_refusal(slices, tmp_path, monkeypatch
     for code in ("import os; os.abort()", "import time; time.sleep(600)"):
         script = tmp_path / "dies.py"
         script.write_text(code)
-        monkeypatch.setattr(decoding_process, "__file__", str(script))
+        monkeypatch.setattr(decoding, "_SCRIPT", script)
         monkeypatch.setattr(decoding, "_PATIENCE_S", 0.5)
         with pytest.raises(InputError, match="input.truncated"):
             read_ct(folder)

@@ -21,10 +21,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, CTImageStorage
 
-from pancreas_seg.io.dicom import decoding_process
 from pancreas_seg.io.dicom.header import quiet
 
 _PATIENCE_S = 60.0
+_SCRIPT = Path(__file__).with_name("decoding_process.py")
 _JPEG_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _PIXEL_ATTRIBUTES = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 
@@ -87,7 +87,7 @@ class Decoder:
             self._folder = tempfile.TemporaryDirectory()
             # -P: the script's folder is no place to import from.
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", str(Path(decoding_process.__file__)), self._folder.name],
+                [sys.executable, "-P", str(_SCRIPT), self._folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
