@@ -3,7 +3,7 @@
 NIfTI goes through nibabel, NRRD and MHA through SimpleITK.
 """
 
-from pancreas_seg.io.atomic import remove_unfinished, replacing
+from pancreas_seg.io.atomic import check_writable, remove_unfinished, replacing
 from pancreas_seg.io.reading import IMAGE_SUFFIXES, Mask, Scan, case_name, read_ct, read_mask
 from pancreas_seg.io.writing import write_image, write_mask
 
@@ -12,6 +12,7 @@ __all__ = [
     "Mask",
     "Scan",
     "case_name",
+    "check_writable",
     "read_ct",
     "read_mask",
     "remove_unfinished",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
+from pancreas_seg.io.limits import LARGEST_RATIO, check_volume
 
 FORMS_TOLERANCE_MM = 0.1
 """Largest distance between a corner voxel by qform and by sform that still counts as agreement."""
@@ -54,7 +55,7 @@ def decode(content: bytes, where: Path) -> NiftiImage:
     raw = _decompressed(content, where) if content[:2] == b"\x1f\x8b" else content
     header = _header(raw, where)
     _check_kind(header, where)
-    need = _total_bytes(header)
+    need = _total_bytes(header, where)
     if len(raw) < need:
         raise _truncated(where, f"{len(raw)} bytes", f"{need} bytes, as its header says")
     shape = tuple(int(n) for n in header.get_data_shape())[:3]
@@ -119,8 +120,8 @@ def _decompressed(content: bytes, where: Path) -> bytes:
             start = file.read(544)
             header = _header(start, where)
             _check_kind(header, where)
-            need = _total_bytes(header)
-            if need > 1100 * len(content) + 544:
+            need = _total_bytes(header, where)
+            if need > LARGEST_RATIO * len(content) + 544:
                 raise _truncated(
                     where, f"{len(content)} bytes, compressed", f"data for {need} bytes, as its header says"
                 )
@@ -187,11 +188,9 @@ def _check_kind(header: nib.Nifti1Header, where: Path) -> None:
         raise _truncated(where, f"voxel data at byte {offset}", f"at byte {header.single_vox_offset} or later")
 
 
-def _total_bytes(header: nib.Nifti1Header) -> int:
-    voxels = 1
-    for n in header.get_data_shape():
-        voxels *= int(n)
-    return int(header.get_data_offset()) + voxels * int(header.get_data_dtype().itemsize)
+def _total_bytes(header: nib.Nifti1Header, where: Path) -> int:
+    shape = [int(n) for n in header.get_data_shape()]
+    return int(header.get_data_offset()) + check_volume(shape, int(header.get_data_dtype().itemsize), where)
 
 
 def _scale(header: nib.Nifti1Header, where: Path) -> tuple[float, float]:
@@ -219,11 +218,15 @@ def _geometry(header: nib.Nifti1Header, shape: tuple[int, ...], where: Path) -> 
             expected="millimetres",
             advice="Convert the image; a CT's grid is stated in millimetres.",
         )
+    if header["pixdim"][0] == 0:  # qfac, which the standard says to take as 1
+        header = header.copy()
+        header["pixdim"][0] = 1
     forms: dict[str, Geometry] = {}
     for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
         if int(header[f"{name}_code"]) > 0:
             try:
-                forms[name] = Geometry((shape[0], shape[1], shape[2]), get())
+                with np.errstate(all="ignore"):
+                    forms[name] = Geometry((shape[0], shape[1], shape[2]), get())
             except InputError as error:
                 raise InputError(
                     error.code,
