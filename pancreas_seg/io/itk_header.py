@@ -66,6 +66,8 @@ def check_mha(content: bytes, where: Path) -> Geometry:
         if not equals or key.strip() in fields:
             raise _damaged(where, "a header line that is no field, or is there twice", "one `key = value` a line")
         fields[key.strip()] = value.strip()
+    if fields.get("ObjectType") != "Image":
+        raise _damaged(where, "no `ObjectType = Image`", "the header of an image")
     shape = _shape(fields.get("NDims", ""), fields.get("DimSize", ""), where)
     if fields.get("ElementNumberOfChannels", "1") != "1" or "ARRAY" in fields.get("ElementType", ""):
         raise _not_scalar(where)
@@ -81,7 +83,7 @@ def check_mha(content: bytes, where: Path) -> Geometry:
     size = check_volume(shape, _MHA_BYTES.get(fields.get("ElementType", "").removeprefix("MET_"), 0), where)
     data, compression = content[end.end() :], None
     if fields.get("CompressedData", "False").lower() in ("true", "1"):
-        stated = fields.get("CompressedDataSize", str(len(data)))
+        stated = fields.get("CompressedDataSize", "")  # where it is missing, ITK reads memory that nobody wrote
         if not re.fullmatch(r"[0-9]{1,18}", stated) or int(stated) > len(data):
             raise _damaged(where, f"{len(data)} bytes of compressed data", "as many as its header says")
         data, compression = data[: int(stated)], _ZLIB
@@ -154,14 +156,15 @@ def _mha_numbers(fields: dict[str, str], names: tuple[str, ...], n: int, where: 
 
 
 def _numbers(parts: list[str], n: int) -> list[float] | None:
-    """Exactly n plain decimal numbers, or None."""
+    """Exactly n finite decimal numbers, or None."""
     parts = [part.strip() for part in parts]
     if len(parts) != n or not all(re.fullmatch(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?", part) for part in parts):
         return None
     try:
-        return [float(part) for part in parts]
+        values = [float(part) for part in parts]
     except ValueError:
         return None
+    return values if np.isfinite(values).all() else None
 
 
 def _geometry(

@@ -29,6 +29,8 @@ _GRID_FIELDS = (
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
 _MM = 2
+_LINE_ENDS = b"\r\n\x1a\n"
+_FORM_CODES = range(6)
 _DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.error)  # type: ignore[assignment]
 
 
@@ -146,8 +148,11 @@ def _header(raw: bytes, where: Path) -> nib.Nifti1Header:
             header = kind(raw[:length], endianness=order, check=False)
         except (HeaderDataError, ValueError) as error:
             raise _not_nifti(where) from error
-        if bytes(header["magic"].item())[:3] != magic:
+        stated = bytes(header["magic"].item())
+        if stated[:3] != magic:
             raise _not_nifti(where)
+        if stated[4:] not in (b"", _LINE_ENDS):
+            raise _truncated(where, "line ends that a transfer as text has changed", "the file's own bytes")
         return header
     raise _not_nifti(where)
 
@@ -221,6 +226,15 @@ def _geometry(header: nib.Nifti1Header, shape: tuple[int, ...], where: Path) -> 
     if header["pixdim"][0] == 0:  # qfac, which the standard says to take as 1
         header = header.copy()
         header["pixdim"][0] = 1
+    codes = [int(header[f"{name}_code"]) for name in ("qform", "sform")]
+    if not set(codes) <= set(_FORM_CODES):
+        raise InputError(
+            "input.form_code",
+            where=where,
+            found=f"qform_code {codes[0]} and sform_code {codes[1]}",
+            expected=f"codes from 0 to {max(_FORM_CODES)}; readers ignore a form of another code, or do not",
+            advice="Export the image again; its header does not say where the voxels lie.",
+        )
     forms: dict[str, Geometry] = {}
     for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
         if int(header[f"{name}_code"]) > 0:

@@ -1,4 +1,4 @@
-"""Kinds of bad input as files, each through `segment`: a code, exit code 3, a verdict, and no mask. See docs/refusals.md."""
+"""Kinds of bad input as files, each through `segment`: a code, exit code 3, a verdict, and no mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,15 +100,6 @@ def sheared() -> NDArray[np.float64]:
     return affine
 
 
-def zeros_gz(n_bytes: int, start: bytes) -> bytes:
-    """A gzip file of a start and zeros, made without having them in memory."""
-    packer = zlib.compressobj(9, wbits=31)
-    parts = [packer.compress(start)]
-    block = bytes(1_000_000)
-    parts += [packer.compress(block) for _ in range(n_bytes // len(block))]
-    return b"".join([*parts, packer.flush()])
-
-
 def nifti_2(dims: tuple[int, ...]) -> bytes:
     header = nib.Nifti2Header()
     header["dim"] = [len(dims), *dims, *[1] * (7 - len(dims))]
@@ -188,7 +178,8 @@ KINDS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "micrometres": ("x.nii", lambda: patched(nifti(), (UNITS, "u1", 3)), "input.units"),
     "unknown units": ("x.nii", lambda: patched(nifti(), (UNITS, "u1", 7)), "input.units"),
     "no orientation": ("x.nii.gz", lambda: gzip.compress(nifti(codes=(0, 0))), "input.no_orientation"),
-    "negative form codes": ("x.nii", lambda: patched(nifti(), (CODES, "i2", [-1, -1])), "input.no_orientation"),
+    "negative form codes": ("x.nii", lambda: patched(nifti(), (CODES, "i2", [-1, -1])), "input.form_code"),
+    "a form code that nobody knows": ("x.nii", lambda: patched(nifti(), (CODES, "i2", [1, 34])), "input.form_code"),
     "forms apart": ("x.nii", lambda: patched(nifti(), (SROW + 12, "f4", 5)), "input.forms_disagree"),
     "forms mirrored": ("x.nii", lambda: patched(nifti(), (SROW, "f4", -2)), "input.forms_disagree"),
     "sheared": ("x.nii", lambda: nifti(codes=(0, 1), affine=sheared()), "input.affine_sheared"),
