@@ -6,16 +6,26 @@ import csv
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.errors import ConfigError, PancreasSegError
 from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
-from pancreas_seg.io import IMAGE_SUFFIXES, Scan, case_name, check_writable, read_ct, remove_unfinished, replacing
+from pancreas_seg.io import (
+    IMAGE_SUFFIXES,
+    Scan,
+    case_name,
+    check_writable,
+    read_ct,
+    remove_unfinished,
+    replacing,
+    sha256_of,
+)
 from pancreas_seg.network.windows import Progress
 
 EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png")
@@ -176,7 +186,7 @@ def _one_case(
             on_saved(case, result, written)
     except PancreasSegError as error:
         log.error("%s: refused: %s [%s]", case.case, error.reason, error.code)
-        _leave_no_result(folder, error)
+        _leave_no_result(folder, _refusal(error, case.path, segmenter))
         return CaseOutcome(case.case, "refused", error.code, "", f"{time.perf_counter() - start:.2f}")
     except OSError as error:
         log.error("%s: failed: files could not be written (%s) [%s]", case.case, error.strerror, NOT_WRITTEN)
@@ -216,27 +226,31 @@ def _remove_outputs(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _leave_no_result(folder: Path, refusal: PancreasSegError | None = None) -> None:
+def _leave_no_result(folder: Path, refusal: Mapping[str, Any] | None = None) -> None:
     """Delete an earlier result of a case and say why there is none, as far as the folder can be written to."""
     try:
         remove_unfinished(folder)
         _remove_outputs(folder)
         if refusal is not None:
-            _write_refusal(folder, refusal)
+            with replacing(folder / "result.json") as temporary:
+                temporary.write_text(json.dumps(refusal, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         log.error("%s: result.json could not be written (%s)", folder.name, error.strerror)
 
 
-def _write_refusal(folder: Path, error: PancreasSegError) -> None:
+def _refusal(error: PancreasSegError, path: Path, segmenter: Segmenter) -> dict[str, Any]:
     """result.json of a refused case: the reason, without the path, which may name a patient."""
-    facts = {
+    sha256 = sha256_of(path)
+    return {
         "schema": RESULT_SCHEMA,
         "note": NOT_A_DEVICE,
         "verdict": "refused",
         "reasons": [{"code": error.code, "text": error.reason}],
+        **({"input": {"sha256": sha256}} if sha256 is not None else {}),
+        "weights": {"sha256": segmenter.weights_sha256},
+        "config_fingerprint": segmenter.config.fingerprint(),
+        "versions": segmenter.versions(),
     }
-    with replacing(folder / "result.json") as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_summary(path: Path, outcomes: list[CaseOutcome]) -> None:

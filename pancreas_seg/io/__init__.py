@@ -4,7 +4,7 @@ NIfTI goes through nibabel, NRRD and MHA through SimpleITK.
 """
 
 from pancreas_seg.io.atomic import check_writable, remove_unfinished, replacing
-from pancreas_seg.io.reading import IMAGE_SUFFIXES, Mask, Scan, case_name, read_ct, read_mask
+from pancreas_seg.io.reading import IMAGE_SUFFIXES, Mask, Scan, case_name, read_ct, read_mask, sha256_of
 from pancreas_seg.io.writing import write_image, write_mask
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "read_mask",
     "remove_unfinished",
     "replacing",
+    "sha256_of",
     "write_image",
     "write_mask",
 ]

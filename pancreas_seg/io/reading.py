@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import nifti
-from pancreas_seg.io.limits import check_file
+from pancreas_seg.io.limits import LARGEST_BYTES, check_file
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File name endings that are read."""
@@ -173,6 +173,18 @@ def _constant(where: Path, value: float) -> InputError:
         expected="a CT",
         advice="The image is empty; export it again.",
     )
+
+
+def sha256_of(path: Path) -> str | None:
+    """SHA-256 of a file's bytes, also of one that is refused; None where there is no file of a CT's size to read."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_BYTES:
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def case_name(path: Path) -> str:

@@ -303,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = run(options.cases, options.seed, options.seconds, options.format, options.keep)
     bad = sum(n for what, n in found.items() if what.partition(": ")[2].startswith(BAD))
     report = {"cases": found.total(), "bad": bad, "outcomes": dict(sorted(found.items()))}
-    print(json.dumps(report, indent=2))
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
     return 1 if bad else 0
 
 
