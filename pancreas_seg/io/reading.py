@@ -120,7 +120,7 @@ def read_mask(path: str | Path) -> Mask:
 
 def _hounsfield(values: NDArray[Any], slope: float, inter: float) -> NDArray[np.int16] | NDArray[np.float32]:
     """Stored values as HU, see `Scan.image`."""
-    if values.dtype.kind in "iu" and slope == 1.0 and inter == round(inter):
+    if values.dtype.kind in "iu" and slope == 1.0 and inter == round(inter) and abs(inter) < 2**15:
         limits = np.iinfo(np.int16)
         low, high = int(values.min()) + int(inter), int(values.max()) + int(inter)
         if limits.min <= low and high <= limits.max:

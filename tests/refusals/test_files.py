@@ -492,6 +492,11 @@ GOOD: dict[str, tuple[str, Callable[[], bytes], Callable[[NDArray[np.int16]], ND
         lambda a: (a + 1000) // 8,
     ),
     "MR-like": ("x.nii", lambda: nifti((hu() + 1000).astype(np.uint16)), lambda a: a + 1000),
+    "an offset beyond 16 bits": (
+        "x.nii",
+        lambda: patched(nifti((hu().astype(np.int32) + 40000).astype(np.uint16)), (SLOPE, "f4", [1, -40000])),
+        lambda a: a,
+    ),
     "gzip under a plain name": ("x.nii", lambda: gzip.compress(nifti()), lambda a: a),
     "plain under a gzip's name": ("x.nii.gz", nifti, lambda a: a),
     "gzip of two members": (

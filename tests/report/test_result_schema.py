@@ -97,7 +97,7 @@ def test_refusals_follow_the_schema(weights, tmp_path) -> None:
 def test_other_results_break_the_schema(weights, ct, tmp_path) -> None:
     good = _segment(ct, weights["all"], tmp_path / "out", "--set", "clean.minimum_volume_ml=0")
     assert _valid(good)
-    optional = {"attention_levels", "engine"}
+    optional = {"attention_levels"}
     for key in set(good) - optional:
         without = copy.deepcopy(good)
         del without[key]
