@@ -34,6 +34,11 @@ class PancreasSegError(Exception):
         self.advice = advice
         super().__init__(f"{self.where}: found {found}; expected {expected}. {advice} [{code}]")
 
+    @property
+    def reason(self) -> str:
+        """The message without the path, which may name a patient."""
+        return f"Found {self.found}; expected {self.expected}. {self.advice}"
+
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.code, self.where, self.found, self.expected, self.advice)
 

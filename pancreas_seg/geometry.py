@@ -19,6 +19,8 @@ from pancreas_seg.errors import InputError
 SHEAR_TOLERANCE = 1e-3
 """Largest |cosine| between two voxel axes that still counts as a right angle (0.06 degrees)."""
 
+_HUGE = 1e9
+
 
 @dataclass(frozen=True)
 class Box:
@@ -352,12 +354,12 @@ def _check(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> None:
             expected="at least one voxel along each axis",
             advice="Export the image again.",
         )
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
+    if affine.shape != (4, 4) or not np.abs(affine).max() < _HUGE or not np.allclose(affine[3], (0, 0, 0, 1)):
         raise InputError(
             "input.affine_invalid",
             where="grid",
             found=f"affine {affine.tolist()}",
-            expected="a finite (4, 4) matrix with last row 0 0 0 1",
+            expected=f"a (4, 4) matrix of numbers below {_HUGE:g} with last row 0 0 0 1",
             advice="Export the image again; its header does not say where the voxels lie.",
         )
     columns = affine[:3, :3]

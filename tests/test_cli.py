@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -246,7 +247,12 @@ def test_segment_without_weights_takes_the_starter(weights, ct, tmp_path, capsys
     assert "weights.no_starter" in capsys.readouterr().err
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "starter.safetensors").write_bytes(weights.read_bytes())
+    listed = tmp_path / "weights" / "SHA256SUMS"
+    listed.write_text(f"{hashlib.sha256(weights.read_bytes()).hexdigest()}  starter.safetensors\n")
     assert _segment(ct, "--out", tmp_path / "out") == 0
+    listed.write_text(f"{'0' * 64}  starter.safetensors\n")
+    assert _segment(ct, "--out", tmp_path / "out") == 2
+    assert "weights.changed" in capsys.readouterr().err
 
 
 def test_segment_with_attention(ct, tmp_path, capsys) -> None:

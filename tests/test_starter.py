@@ -33,6 +33,7 @@ def test_the_card_is_of_these_weights() -> None:
     text = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert re.search(r"SHA-256: `([0-9a-f]{64})`", text).group(1) == load_stages("starter").sha256  # type: ignore[union-attr]
     assert "not a medical device" in text
+    assert (FOLDER / "SHA256SUMS").read_text() == f"{load_stages('starter').sha256}  starter.safetensors\n"
 
 
 @pytest.mark.real_data

@@ -158,11 +158,15 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:
+    from pancreas_seg.inference.cohort import NOT_WRITTEN
+
     bad = [outcome.status for outcome in outcomes if outcome.status in ("refused", "failed")]
     if not bad:
         return DONE
     if len(outcomes) > 1:
         return PARTLY
+    if outcomes[0].reasons == NOT_WRITTEN:
+        return USAGE
     return REFUSED if bad == ["refused"] else BUG
 
 

@@ -6,19 +6,34 @@ import csv
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pancreas_seg.data.manifest import load_manifest
-from pancreas_seg.errors import ConfigError, InputError, PancreasSegError
+from pancreas_seg.errors import ConfigError, PancreasSegError
 from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
-from pancreas_seg.io import IMAGE_SUFFIXES, Scan, case_name, find_studies, read_ct, remove_unfinished, replacing
+from pancreas_seg.io import (
+    IMAGE_SUFFIXES,
+    Scan,
+    case_name,
+    check_writable,
+    find_studies,
+    read_ct,
+    remove_unfinished,
+    replacing,
+    sha256_of,
+)
 from pancreas_seg.network.windows import Progress
 
 EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png", "mask.dcm", "rtstruct.dcm")
 """Files that a case has only if they are asked for."""
+
+NOT_WRITTEN = "output.not_written"
+"""What summary.csv says of a case whose files could not be written, such as on a full disk."""
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +71,7 @@ def find_cases(inputs: Sequence[Path]) -> list[CaseInput]:
     Raises
     ------
     ConfigError
-        If a folder holds no image, or nothing is given.
+        If nothing is given.
     ManifestError
         If a manifest cannot be read.
     """
@@ -64,22 +79,9 @@ def find_cases(inputs: Sequence[Path]) -> list[CaseInput]:
     for path in inputs:
         if path.suffix.lower() == ".json":
             found += [CaseInput(case.case_id, case.image) for case in load_manifest(path).cases]
-        elif path.is_dir():
-            images = sorted(
-                p
-                for p in path.iterdir()
-                if p.is_file() and not p.name.startswith(".") and p.name.lower().endswith((*IMAGE_SUFFIXES, ".zip"))
-            )
-            images += find_studies(path)
-            if not images:
-                raise InputError(
-                    "input.empty_folder",
-                    where=path,
-                    found="a folder without images",
-                    expected=f"DICOM, or files that end with {', '.join(IMAGE_SUFFIXES)}",
-                    advice="Give the folder that holds the CTs.",
-                )
-            found += [CaseInput(case_name(image), image) for image in images]
+        elif (images := _images_in(path)) is not None:
+            # A folder without images is a case that reading refuses, so that it does not end the run.
+            found += [CaseInput(case_name(image), image) for image in images or [path.resolve()]]
         else:
             found.append(CaseInput(case_name(path), path))
     if not found:
@@ -87,6 +89,21 @@ def find_cases(inputs: Sequence[Path]) -> list[CaseInput]:
             "config.no_input", where="INPUT", found="nothing", expected="at least one CT", advice="Name a file."
         )
     return _with_unique_names(found)
+
+
+def _images_in(path: Path) -> list[Path] | None:
+    """Images and DICOM studies of a folder that can be listed; None for other paths."""
+    try:
+        if not path.is_dir():
+            return None
+        images = sorted(
+            p
+            for p in path.iterdir()
+            if p.is_file() and not p.name.startswith(".") and p.name.lower().endswith((*IMAGE_SUFFIXES, ".zip"))
+        )
+        return images + find_studies(path)
+    except OSError:
+        return None
 
 
 def segment_cases(
@@ -139,9 +156,13 @@ def segment_cases(
     ------
     ConfigError
         If attention is asked for and the networks have no gates, or not the same.
+    OSError
+        If ``out`` cannot be written to, or summary.csv in the end. What a single case cannot write ends that case only.
     """
     if attention:
         segmenter.attention_levels()
+    check_writable(out)
+    remove_unfinished(out)
     outcomes: list[CaseOutcome] = []
     for case in cases:
         progress = on_progress(case.case) if on_progress else None
@@ -149,7 +170,9 @@ def segment_cases(
         run = run if check is None else partial(_checked, check, run)
         read = partial(read_ct, case.path, series_uid, allow_tilt)
         outcomes.append(_one_case(segmenter, read, run, case, out, expected if resume else None, on_saved))
-        _write_summary(out / "summary.csv", outcomes)
+        with suppress(OSError):
+            _write_summary(out / "summary.csv", outcomes)
+    _write_summary(out / "summary.csv", outcomes)
     return outcomes
 
 
@@ -169,9 +192,9 @@ def _one_case(
 ) -> CaseOutcome:
     start = time.perf_counter()
     folder = out / case.case
-    remove_unfinished(folder)
     try:
         scan = read()
+        remove_unfinished(folder)
         read_s = time.perf_counter() - start
         if resume_with is not None and all((folder / name).is_file() for name in resume_with):
             earlier = _earlier_outcome(folder, case.case, scan.sha256, segmenter)
@@ -184,13 +207,16 @@ def _one_case(
         if on_saved is not None:
             on_saved(case, result, written)
     except PancreasSegError as error:
-        log.error("%s: refused: %s", case.case, error)
-        _remove_outputs(folder)
-        _write_refusal(folder, error)
+        log.error("%s: refused: %s [%s]", case.case, error.reason, error.code)
+        _leave_no_result(folder, _refusal(error, case.path, segmenter))
         return CaseOutcome(case.case, "refused", error.code, "", f"{time.perf_counter() - start:.2f}")
+    except OSError as error:
+        log.error("%s: failed: files could not be written (%s) [%s]", case.case, error.strerror, NOT_WRITTEN)
+        _leave_no_result(folder)
+        return CaseOutcome(case.case, "failed", NOT_WRITTEN, "", f"{time.perf_counter() - start:.2f}")
     except Exception:
         log.exception("%s: failed", case.case)
-        _remove_outputs(folder)
+        _leave_no_result(folder)
         return CaseOutcome(case.case, "failed", "bug", "", f"{time.perf_counter() - start:.2f}")
     codes = " ".join(r.code for r in result.reasons)
     volume = f"{next(iter(result.volume_ml.values())):.2f}"
@@ -222,17 +248,31 @@ def _remove_outputs(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _write_refusal(folder: Path, error: PancreasSegError) -> None:
+def _leave_no_result(folder: Path, refusal: Mapping[str, Any] | None = None) -> None:
+    """Delete an earlier result of a case and say why there is none, as far as the folder can be written to."""
+    try:
+        remove_unfinished(folder)
+        _remove_outputs(folder)
+        if refusal is not None:
+            with replacing(folder / "result.json") as temporary:
+                temporary.write_text(json.dumps(refusal, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        log.error("%s: result.json could not be written (%s)", folder.name, error.strerror)
+
+
+def _refusal(error: PancreasSegError, path: Path, segmenter: Segmenter) -> dict[str, Any]:
     """result.json of a refused case: the reason, without the path, which may name a patient."""
-    text = f"Found {error.found}; expected {error.expected}. {error.advice}"
-    facts = {
+    sha256 = sha256_of(path)
+    return {
         "schema": RESULT_SCHEMA,
         "note": NOT_A_DEVICE,
         "verdict": "refused",
-        "reasons": [{"code": error.code, "text": text}],
+        "reasons": [{"code": error.code, "text": error.reason}],
+        **({"input": {"sha256": sha256}} if sha256 is not None else {}),
+        "weights": {"sha256": segmenter.weights_sha256},
+        "config_fingerprint": segmenter.config.fingerprint(),
+        "versions": segmenter.versions(),
     }
-    with replacing(folder / "result.json") as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_summary(path: Path, outcomes: list[CaseOutcome]) -> None:

@@ -111,22 +111,22 @@ def _of_the_mask(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
     if found.organ == _RANGES_ARE_OF:
         yield from _out_of_range(found, settings)
     for code, value, least, text in (
-        ("probability", found.probability, settings.probability, "The mean probability in the mask is {:.2f}"),
+        ("result.probability", found.probability, settings.probability, "The mean probability in the mask is {:.2f}"),
         (
-            "disagreement",
+            "result.disagreement",
             found.agreement,
             settings.agreement,
             "The coarse and the fine network agree with a Dice of {:.2f}",
         ),
         (
-            "unstable",
+            "result.unstable",
             found.stability,
             settings.stability,
             "A slightly changed image gives another mask, with a Dice of {:.2f}",
         ),
     ):
         if value is not None and value < least:
-            yield Reason(f"result.{code}", f"{text.format(value)}, below {least:g}.")
+            yield Reason(code, f"{text.format(value)}, below {least:g}.")
 
 
 def _out_of_range(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:

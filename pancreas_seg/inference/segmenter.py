@@ -324,12 +324,16 @@ class Segmenter:
             "engine": self._fine.engine.name,
             "device": self._fine.engine.device,
             "precision": self._fine.engine.precision,
-            "versions": {
-                "pancreas_seg": __version__,
-                "python": platform.python_version(),
-                self._fine.engine.name: self._fine.engine.version,
-                "numpy": np.__version__,
-            },
+            "versions": self.versions(),
+        }
+
+    def versions(self) -> dict[str, str]:
+        """Of this package and of what computes."""
+        return {
+            "pancreas_seg": __version__,
+            "python": platform.python_version(),
+            self._fine.engine.name: self._fine.engine.version,
+            "numpy": np.__version__,
         }
 
 

@@ -3,9 +3,9 @@
 NIfTI goes through nibabel, NRRD and MHA through SimpleITK, DICOM through pydicom.
 """
 
-from pancreas_seg.io.atomic import remove_unfinished, replacing
+from pancreas_seg.io.atomic import check_writable, remove_unfinished, replacing
 from pancreas_seg.io.dicom import DicomSeries, find_studies, read_series
-from pancreas_seg.io.reading import IMAGE_SUFFIXES, Mask, Scan, case_name, read_ct, read_mask
+from pancreas_seg.io.reading import IMAGE_SUFFIXES, Mask, Scan, case_name, read_ct, read_mask, sha256_of
 from pancreas_seg.io.writing import write_image, write_mask
 
 __all__ = [
@@ -14,12 +14,14 @@ __all__ = [
     "Mask",
     "Scan",
     "case_name",
+    "check_writable",
     "find_studies",
     "read_ct",
     "read_mask",
     "read_series",
     "remove_unfinished",
     "replacing",
+    "sha256_of",
     "write_image",
     "write_mask",
 ]

@@ -23,6 +23,20 @@ def remove_unfinished(folder: Path, older_than_s: float = 0.0) -> None:
                 path.unlink()
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder if it is missing, and a file in it for a moment.
+
+    Raises
+    ------
+    OSError
+        If that isn't possible, which is better known before hours of work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
+    os.close(handle)
+    Path(name).unlink()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same folder; move the file to ``path`` when the block ends without an error.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
+from pancreas_seg.io.limits import LARGEST_RATIO, check_volume
 
 FORMS_TOLERANCE_MM = 0.1
 """Largest distance between a corner voxel by qform and by sform that still counts as agreement."""
@@ -28,6 +29,8 @@ _GRID_FIELDS = (
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
 _MM = 2
+_LINE_ENDS = b"\r\n\x1a\n"
+_FORM_CODES = range(6)
 _DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_zlib.error)  # type: ignore[assignment]
 
 
@@ -54,7 +57,7 @@ def decode(content: bytes, where: Path) -> NiftiImage:
     raw = _decompressed(content, where) if content[:2] == b"\x1f\x8b" else content
     header = _header(raw, where)
     _check_kind(header, where)
-    need = _total_bytes(header)
+    need = _total_bytes(header, where)
     if len(raw) < need:
         raise _truncated(where, f"{len(raw)} bytes", f"{need} bytes, as its header says")
     shape = tuple(int(n) for n in header.get_data_shape())[:3]
@@ -119,8 +122,8 @@ def _decompressed(content: bytes, where: Path) -> bytes:
             start = file.read(544)
             header = _header(start, where)
             _check_kind(header, where)
-            need = _total_bytes(header)
-            if need > 1100 * len(content) + 544:
+            need = _total_bytes(header, where)
+            if need > LARGEST_RATIO * len(content) + 544:
                 raise _truncated(
                     where, f"{len(content)} bytes, compressed", f"data for {need} bytes, as its header says"
                 )
@@ -145,8 +148,11 @@ def _header(raw: bytes, where: Path) -> nib.Nifti1Header:
             header = kind(raw[:length], endianness=order, check=False)
         except (HeaderDataError, ValueError) as error:
             raise _not_nifti(where) from error
-        if bytes(header["magic"].item())[:3] != magic:
+        stated = bytes(header["magic"].item())
+        if stated[:3] != magic:
             raise _not_nifti(where)
+        if stated[4:] not in (b"", _LINE_ENDS):
+            raise _truncated(where, "line ends that a transfer as text has changed", "the file's own bytes")
         return header
     raise _not_nifti(where)
 
@@ -187,11 +193,9 @@ def _check_kind(header: nib.Nifti1Header, where: Path) -> None:
         raise _truncated(where, f"voxel data at byte {offset}", f"at byte {header.single_vox_offset} or later")
 
 
-def _total_bytes(header: nib.Nifti1Header) -> int:
-    voxels = 1
-    for n in header.get_data_shape():
-        voxels *= int(n)
-    return int(header.get_data_offset()) + voxels * int(header.get_data_dtype().itemsize)
+def _total_bytes(header: nib.Nifti1Header, where: Path) -> int:
+    shape = [int(n) for n in header.get_data_shape()]
+    return int(header.get_data_offset()) + check_volume(shape, int(header.get_data_dtype().itemsize), where)
 
 
 def _scale(header: nib.Nifti1Header, where: Path) -> tuple[float, float]:
@@ -219,11 +223,24 @@ def _geometry(header: nib.Nifti1Header, shape: tuple[int, ...], where: Path) -> 
             expected="millimetres",
             advice="Convert the image; a CT's grid is stated in millimetres.",
         )
+    if header["pixdim"][0] == 0:  # qfac, which the standard says to take as 1
+        header = header.copy()
+        header["pixdim"][0] = 1
+    codes = [int(header[f"{name}_code"]) for name in ("qform", "sform")]
+    if not set(codes) <= set(_FORM_CODES):
+        raise InputError(
+            "input.form_code",
+            where=where,
+            found=f"qform_code {codes[0]} and sform_code {codes[1]}",
+            expected=f"codes from 0 to {max(_FORM_CODES)}; readers ignore a form of another code, or do not",
+            advice="Export the image again; its header does not say where the voxels lie.",
+        )
     forms: dict[str, Geometry] = {}
     for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
         if int(header[f"{name}_code"]) > 0:
             try:
-                forms[name] = Geometry((shape[0], shape[1], shape[2]), get())
+                with np.errstate(all="ignore"):
+                    forms[name] = Geometry((shape[0], shape[1], shape[2]), get())
             except InputError as error:
                 raise InputError(
                     error.code,

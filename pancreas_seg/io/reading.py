@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import nifti
+from pancreas_seg.io.limits import LARGEST_BYTES, check_file
 
 if TYPE_CHECKING:
     from pancreas_seg.io.dicom import DicomSeries
@@ -22,6 +24,7 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File name endings that are read."""
 
 _SPACING_MM = (0.05, 50.0)
+_FARTHEST_MM = 1e5
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +89,26 @@ def read_ct(path: str | Path, series_uid: str | None = None, allow_tilt: bool = 
     path = Path(path)
     header = series = None
     image: NDArray[np.int16] | NDArray[np.float32]
-    if not path.name.lower().endswith(IMAGE_SUFFIXES) and path.exists() and is_dicom_input(path):
+    if not path.name.lower().endswith(IMAGE_SUFFIXES) and _may_be_dicom(path) and is_dicom_input(path):
         image, geometry, series, sha256 = read_dicom(path, series_uid, allow_tilt)
+        _check_grid(geometry, path)
     else:
         values, slope, inter, geometry, header, sha256 = _decoded(path)
+        _check_grid(geometry, path)
+        if values.min() == values.max():
+            raise _constant(path, float(values.min()) * slope + inter)
         image = _hounsfield(values, slope, inter)
-    _check_spacing(geometry, path)
     _check_values(image, path)
     return Scan(image, geometry, path, sha256, header, series)
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """Whether a path is a folder or a plain file, which can be opened without waiting for anything."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
 
 
 def _check_values(image: NDArray[Any], path: Path) -> None:
@@ -107,13 +122,7 @@ def _check_values(image: NDArray[Any], path: Path) -> None:
             advice="Export the image again, or replace these voxels by -1000 (air) if you know them to be outside.",
         )
     if low == high:
-        raise InputError(
-            "input.constant",
-            where=path,
-            found=f"the value {low:g} in every voxel",
-            expected="a CT",
-            advice="The image is empty; export it again.",
-        )
+        raise _constant(path, low)
 
 
 def read_mask(path: str | Path) -> Mask:
@@ -127,7 +136,8 @@ def read_mask(path: str | Path) -> Mask:
     path = Path(path)
     values, slope, inter, geometry, _, sha256 = _decoded(path)
     if slope != 1.0 or inter != 0.0:
-        values = values.astype(np.float64) * slope + inter
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = values.astype(np.float64) * slope + inter
     low, high = values.min(), values.max()
     labels = values
     if values.dtype.kind == "f" and np.isfinite(low) and np.isfinite(high):
@@ -146,7 +156,7 @@ def read_mask(path: str | Path) -> Mask:
 
 def _hounsfield(values: NDArray[Any], slope: float, inter: float) -> NDArray[np.int16] | NDArray[np.float32]:
     """Stored values as HU, see `Scan.image`."""
-    if values.dtype.kind in "iu" and slope == 1.0 and inter == round(inter):
+    if values.dtype.kind in "iu" and slope == 1.0 and inter == round(inter) and abs(inter) < 2**15:
         limits = np.iinfo(np.int16)
         low, high = int(values.min()) + int(inter), int(values.max()) + int(inter)
         if limits.min <= low and high <= limits.max:
@@ -154,15 +164,16 @@ def _hounsfield(values: NDArray[Any], slope: float, inter: float) -> NDArray[np.
             if inter != 0.0:
                 whole += np.int16(inter)
             return whole
-    image: NDArray[np.float32] = values.astype(np.float32, order="F")
-    if slope != 1.0:
-        image *= np.float32(slope)
-    if inter != 0.0:
-        image += np.float32(inter)
+    with np.errstate(over="ignore", invalid="ignore"):
+        image: NDArray[np.float32] = values.astype(np.float32, order="F")
+        if slope != 1.0:
+            image *= np.float32(slope)
+        if inter != 0.0:
+            image += np.float32(inter)
     return image
 
 
-def _check_spacing(geometry: Geometry, where: Path) -> None:
+def _check_grid(geometry: Geometry, where: Path) -> None:
     low, high = _SPACING_MM
     if not all(low <= mm <= high for mm in geometry.spacing_mm):
         raise InputError(
@@ -172,6 +183,44 @@ def _check_spacing(geometry: Geometry, where: Path) -> None:
             expected=f"{low:g} to {high:g} mm along each axis",
             advice="No CT of an abdomen has such voxels; check the units of the header.",
         )
+    if not np.abs(geometry.corners_mm()).max() <= _FARTHEST_MM:
+        raise InputError(
+            "input.position",
+            where=where,
+            found=f"voxels {np.abs(geometry.corners_mm()).max() / 1000:.4g} m from the origin",
+            expected=f"a CT within {_FARTHEST_MM / 1000:g} m",
+            advice="Export the image again; its header does not say where the voxels lie.",
+        )
+    if min(geometry.shape) < 2:
+        raise InputError(
+            "input.single_slice",
+            where=where,
+            found=f"an image of {' x '.join(str(n) for n in geometry.shape)} voxels",
+            expected="a volume of several slices",
+            advice="Give the whole CT.",
+        )
+
+
+def _constant(where: Path, value: float) -> InputError:
+    return InputError(
+        "input.constant",
+        where=where,
+        found=f"the value {value:g} in every voxel",
+        expected="a CT",
+        advice="The image is empty; export it again.",
+    )
+
+
+def sha256_of(path: Path) -> str | None:
+    """SHA-256 of a file's bytes, also of one that is refused; None where there is no file of a CT's size to read."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_BYTES:
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def case_name(path: Path) -> str:
@@ -204,8 +253,11 @@ def _decoded(path: Path) -> tuple[NDArray[Any], float, float, Geometry, nib.Nift
 
 
 def _content(path: Path) -> bytes:
-    name = path.name.lower()
-    if path.is_dir():
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(found.st_mode):
         raise InputError(
             "input.is_folder",
             where=path,
@@ -213,38 +265,35 @@ def _content(path: Path) -> bytes:
             expected=f"a file that ends with {', '.join(IMAGE_SUFFIXES)}",
             advice="Name a file in it.",
         )
-    if not path.exists():
-        raise InputError(
-            "input.unreadable",
-            where=path,
-            found="nothing at this path",
-            expected="a file that may be read",
-            advice="Check the path.",
-        )
-    if not name.endswith(IMAGE_SUFFIXES):
+    if not path.name.lower().endswith(IMAGE_SUFFIXES):
         raise InputError(
             "input.unknown_format",
             where=path,
-            found=f"a file that ends with {path.suffix[:8] or 'no suffix'}",
+            found="a file of another name or format",
             expected=f"one that ends with {', '.join(IMAGE_SUFFIXES)}, or DICOM",
             advice="Convert the image to NIfTI.",
         )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
+    if not stat.S_ISREG(found.st_mode):
         raise InputError(
-            "input.unreadable",
+            "input.not_a_file",
             where=path,
-            found=f"a file that cannot be opened ({error.strerror})",
-            expected="a file that may be read",
-            advice="Check the path and its permissions.",
-        ) from error
-    if not content:
-        raise InputError(
-            "input.empty_file",
-            where=path,
-            found="a file of 0 bytes",
-            expected="an image",
-            advice="Copy or export the file again.",
+            found="a pipe, a device or a socket",
+            expected="a file",
+            advice="Save the image to a file first.",
         )
-    return content
+    check_file(found.st_size, path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(where: Path, error: OSError | ValueError) -> InputError:
+    why = (error.strerror or "unknown error") if isinstance(error, OSError) else "no valid path"
+    return InputError(
+        "input.unreadable",
+        where=where,
+        found=f"a file that cannot be opened ({why})",
+        expected="a file that may be read",
+        advice="Check the path and its permissions.",
+    )

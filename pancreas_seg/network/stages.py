@@ -23,6 +23,7 @@ from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError, WeightsError
 from pancreas_seg.network.weights import (
     Weights,
+    changed,
     load_tensors,
     load_weights,
     one_network,
@@ -35,6 +36,7 @@ PACKED_FORMAT = "pancreas-seg-2"
 STARTER = "starter"
 """Stands for the weights that ship with the package, wherever a weights file can be named."""
 
+_HASHES = "SHA256SUMS"
 _BEST = "best.safetensors"
 _MAY_DIFFER = ("merge", "cache")
 """Keys of the data section that matter in training only."""
@@ -224,7 +226,8 @@ def pack_weights(out: Path, fine: Sequence[str | Path], coarse: str | Path | Non
 
 
 def _load_starter() -> Stages:
-    entry = resources.files("pancreas_seg") / "weights" / f"{STARTER}.safetensors"
+    folder = resources.files("pancreas_seg") / "weights"
+    entry = folder / f"{STARTER}.safetensors"
     if not entry.is_file():
         raise WeightsError(
             "weights.no_starter",
@@ -234,7 +237,12 @@ def _load_starter() -> Stages:
             advice="Train a network with `pancreas-seg train` and name its best.safetensors with --weights.",
         )
     with resources.as_file(entry) as path:
-        return load_stages(path)
+        stages = load_stages(path)
+    listed = (folder / _HASHES).read_text(encoding="ascii").splitlines()
+    known = {name: sha256 for sha256, name in (line.split() for line in listed)}
+    if stages.sha256 != known.get(entry.name):
+        raise changed(Path(entry.name), stages.sha256, known.get(entry.name, "a hash in SHA256SUMS"))
+    return stages
 
 
 def _network(n: int, entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], sha256: str, path: Path) -> Weights:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _FORMAT = "pancreas-seg-1"
 _LARGEST_METADATA_BYTES = 10_000_000
+_CHECKED = {"checksum": "sha256"}
+"""Stands beside the checksum, so that one changed byte cannot hide that there is one. Older files have neither."""
+_PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".ckpt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,20 +124,43 @@ def stored(value: NDArray[Any], half: bool) -> NDArray[Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text to a safetensors file, whole or not at all; the same content gives the same bytes."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(_in_fixed_order(safetensors.numpy.save(dict(tensors), dict(metadata))))
+    """Write tensors and text to a safetensors file, whole or not at all; the same content gives the same bytes.
 
-
-def _in_fixed_order(content: bytes) -> bytes:
-    """A safetensors file with its header in sorted order; the library writes it in an order that varies.
-
-    Format: length of the header (8 bytes, little-endian), the header (JSON, padded with spaces to 8 bytes), the data.
+    A checksum of all of it goes into the text.
     """
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[start:]
+    content = safetensors.numpy.save(dict(tensors), dict(metadata))
+    header, data = _header(content), memoryview(content)[_data_start(content) :]
+    header.setdefault("__metadata__", {}).update(_CHECKED, sha256=_checksum(header, data))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(_in_fixed_order(header))
+        file.write(data)
+
+
+def _data_start(content: bytes) -> int:
+    """Format: length of the header (8 bytes, little-endian), the header (JSON, padded with spaces), the data."""
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    header = json.loads(content[8 : _data_start(content)])
+    if not isinstance(header, dict):
+        raise ValueError("header is no object")
+    return header
+
+
+def _in_fixed_order(header: Mapping[str, Any]) -> bytes:
+    """A header in sorted order, with its length; the library writes it in an order that varies."""
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _checksum(header: Mapping[str, Any], data: memoryview) -> str:
+    """SHA-256 of a file as it would be without its checksum."""
+    text = {key: value for key, value in header.get("__metadata__", {}).items() if key not in (*_CHECKED, "sha256")}
+    digest = hashlib.sha256(_in_fixed_order({**header, "__metadata__": text}))
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str], str]:
@@ -155,21 +181,23 @@ def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str], s
             expected="a weights file (.safetensors)",
             advice="Check the path; `pancreas-seg train` writes best.safetensors into its folder.",
         ) from error
-    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+    # A safetensors file can begin like a pickle, too: its first bytes are a length, and the ninth is a brace.
+    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80" or path.suffix in _PICKLE_SUFFIXES):
         raise WeightsError(
             "weights.pickle",
             where=path,
             found="a PyTorch pickle file",
             expected="safetensors",
-            advice="Pickle can run code and is never loaded. Where you trust the file, load its state dictionary with "
-            "torch and save it with pancreas_seg.network.weights.save_weights.",
+            advice="Pickle can run code and is never loaded. Where you trust the file, convert it: load its state "
+            "dictionary into an AttentionUNet (`torch.load(..., weights_only=True)`, `load_state_dict`) and save that "
+            "with `pancreas_seg.network.weights.save_weights(path, network, config)`.",
         )
     try:
-        tensors = safetensors.numpy.load(content)
-        size = int.from_bytes(content[:8], "little")
-        if size > _LARGEST_METADATA_BYTES:
+        if _data_start(content) > _LARGEST_METADATA_BYTES:
             raise ValueError("header too large")
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        tensors = safetensors.numpy.load(content)
+        header = _header(content)
+        metadata = header.get("__metadata__", {})
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(
             "weights.damaged",
@@ -178,7 +206,22 @@ def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str], s
             expected="safetensors as `pancreas-seg train` writes it",
             advice="Copy the file again.",
         ) from error
+    if {*_CHECKED, "sha256"} & set(metadata):
+        found = _checksum(header, memoryview(content)[_data_start(content) :])
+        if {**metadata, **_CHECKED, "sha256": found} != metadata:
+            raise changed(path, found, metadata.get("sha256", "none"))
     return tensors, metadata, hashlib.sha256(content).hexdigest()
+
+
+def changed(path: Path, found: str, expected: str) -> WeightsError:
+    """The error for weights of another hash than they should have."""
+    return WeightsError(
+        "weights.changed",
+        where=path,
+        found=f"content with SHA-256 {found}",
+        expected=expected,
+        advice="The file was changed or damaged after it was written; copy it again.",
+    )
 
 
 def load_weights(path: str | Path) -> Weights:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pancreas_seg.config import Config
-from pancreas_seg.errors import InputError, ManifestError
+from pancreas_seg.errors import ManifestError
 from pancreas_seg.inference.cohort import CaseInput, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
 from tests.conftest import ANY_ORGAN
@@ -94,8 +94,7 @@ def test_cases_of_folders_files_and_manifests(write_nifti, tmp_path) -> None:
     assert find_cases([a, a, b]) == [CaseInput("a", a), CaseInput("a-2", a), CaseInput("b", b)]
     assert find_cases([manifest]) == [CaseInput("first", a)]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="input.empty_folder"):
-        find_cases([tmp_path / "empty"])
+    assert find_cases([tmp_path / "empty"]) == [CaseInput("empty", tmp_path / "empty")]
 
 
 def test_what_a_killed_run_left_is_removed(write_nifti, tmp_path, segmenter) -> None:

@@ -187,6 +187,11 @@ def test_starter_weights(tmp_path, monkeypatch) -> None:
     with pytest.raises(WeightsError, match=r"weights\.no_starter"):
         load_stages(STARTER)
     path = _saved(tmp_path / "weights" / "starter.safetensors")
+    listed = tmp_path / "weights" / "SHA256SUMS"
+    listed.write_text(f"{'0' * 64}  starter.safetensors\n")
+    with pytest.raises(WeightsError, match=r"weights\.changed"):
+        load_stages(STARTER)
+    listed.write_text(f"{load_weights(path).sha256}  starter.safetensors\n")
     assert load_stages("starter").sha256 == load_weights(path).sha256
     assert len(load_ensemble("starter").fine) == 1
     path.write_bytes(b"broken")

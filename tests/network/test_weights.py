@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -62,3 +65,60 @@ def test_the_same_weights_give_the_same_bytes(tmp_path) -> None:
         contents.add((tmp_path / f"{n}.safetensors").read_bytes())
     assert len(contents) == 1
     assert load_weights(tmp_path / "0.safetensors").card == {"a": "2", "b": "1"}
+
+
+def _weights_bytes(tmp_path) -> bytes:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, AttentionUNet.from_config(CONFIG), CONFIG, {"note": "n"})
+    return path.read_bytes()
+
+
+def test_any_changed_byte_is_found(tmp_path) -> None:
+    """Every byte of the header, and a share of the tensors'."""
+    content = _weights_bytes(tmp_path)
+    path = tmp_path / "changed.safetensors"
+    data = 8 + int.from_bytes(content[:8], "little")
+    codes = set()
+    for place in [*range(data), *range(data, len(content), 97), len(content) - 1]:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(WeightsError) as caught:
+            load_weights(path)
+        codes.add(caught.value.code)
+    # Without the brace behind the length, which may look like it, the file may also count as a pickle.
+    assert codes - {"weights.pickle"} == {"weights.damaged", "weights.changed"}
+    path.write_bytes(content)
+    load_weights(path)
+
+
+def test_files_of_before_the_checksum_are_read(tmp_path) -> None:
+    content = _weights_bytes(tmp_path)
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    for key in ("sha256", "checksum"):
+        del header["__metadata__"][key]
+    text = json.dumps(header).encode()
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
+    assert load_weights(path).card == {"note": "n"}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl"])
+def test_pickles_are_refused_with_a_word_on_how_to_convert(tmp_path, suffix: str, protocol: int) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(pickle.dumps({"a": [1.0] * 9}, protocol))
+    with pytest.raises(WeightsError, match="weights.pickle") as caught:
+        load_weights(path)
+    assert "save_weights" in caught.value.advice
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path) -> None:
+    """A length of 640 bytes is written as 80 02 00 ..., as pickles of protocol 2 begin."""
+    for n in range(1000):
+        save_tensors(tmp_path / "w", {"a": np.zeros(1)}, {"format": "x" * n})
+        content = (tmp_path / "w").read_bytes()
+        if content[:2] == b"\x80\x02":
+            break
+    assert content[:2] == b"\x80\x02"
+    with pytest.raises(WeightsError, match="weights.foreign"):
+        load_weights(tmp_path / "w")
