@@ -16,7 +16,7 @@ from pancreas_seg.data.transforms import class_table
 from pancreas_seg.errors import ManifestError
 from pancreas_seg.evaluation.compare import CaseRow, evaluate_cases
 from pancreas_seg.evaluation.study import Study, write_study
-from pancreas_seg.inference.cohort import CaseInput, CaseOutcome, segment_cases
+from pancreas_seg.inference.cohort import CaseInput, CaseOptions, CaseOutcome, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import replacing
 from pancreas_seg.network.weights import Weights
@@ -118,7 +118,7 @@ def _segment(weights: Path, cases: Sequence[Case], out: Path, device: str) -> tu
     """Segment cases that these weights have not seen; finished ones of the same weights stay."""
     segmenter = Segmenter.from_weights(weights, device)
     inputs = [CaseInput(case.case_id, case.image) for case in cases]
-    return tuple(segment_cases(segmenter, inputs, out, resume=True))
+    return tuple(segment_cases(segmenter, inputs, out, CaseOptions(resume=True)))
 
 
 def _evaluate(case: Case, out: Path, config: Config) -> list[CaseRow]:

@@ -18,7 +18,7 @@ from train_starter import prepare
 
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.evaluation.study import evaluate_predictions
-from pancreas_seg.inference.cohort import CaseInput, segment_cases
+from pancreas_seg.inference.cohort import CaseInput, CaseOptions, segment_cases
 from pancreas_seg.inference.segmenter import Segmentation, Segmenter
 from pancreas_seg.network.stages import STARTER
 from pancreas_seg.report.preview import write_preview
@@ -44,7 +44,7 @@ def main() -> None:
         write_preview(folder / "preview.png", result.scan.image, result.mask, result.scan.geometry)
 
     segmenter = Segmenter.from_weights(options.weights, settings=tuple(options.settings))
-    outcomes = segment_cases(segmenter, cases, options.out / "masks", on_saved=picture)
+    outcomes = segment_cases(segmenter, cases, options.out / "masks", CaseOptions(on_saved=picture))
     study = evaluate_predictions(path, options.out / "masks", options.out / "evaluation")
     rows = {row.case: row.agreement for row in study.rows}
     out = sys.stdout.write

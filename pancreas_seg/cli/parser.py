@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pancreas_seg._version import __version__
-from pancreas_seg.cli import verbs
+from pancreas_seg.cli import segmenting, verbs
 
 
 def _whole_number(lowest: int) -> Callable[[str], int]:
@@ -116,7 +116,7 @@ def _add_segment(commands: Any) -> None:
     verb.add_argument("--allow-tilt", action="store_true", help="shear DICOM slices of a tilted gantry back")
     verb.add_argument("--resume", action="store_true", help="leave out cases that are finished")
     _add_settings(verb)
-    verb.set_defaults(run=verbs.segment)
+    verb.set_defaults(run=segmenting.segment)
 
 
 def _add_watch(commands: Any) -> None:
@@ -127,7 +127,11 @@ def _add_watch(commands: Any) -> None:
         "--weights", nargs="+", default=["starter"], metavar="FILE", help="as for segment; write IN and OUT before it"
     )
     verb.add_argument("--mode", choices=("auto", "cascade", "full"), help="short for --set infer.mode=...")
+    verb.add_argument("--engine", choices=("auto", "torch", "openvino"), help="short for --set infer.engine=...")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.add_argument(
+        "--jobs", type=_whole_number(1), default=1, metavar="N", help="processes, for many CTs; default 1"
+    )
     verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
     verb.add_argument("--preview", action="store_true", help="write preview.png too")
     verb.add_argument(

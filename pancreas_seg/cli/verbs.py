@@ -11,101 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pancreas_seg._version import __version__
-from pancreas_seg.errors import ConfigError, InputError
+from pancreas_seg.errors import ConfigError
 
 if TYPE_CHECKING:
     from pancreas_seg.config import Config
     from pancreas_seg.evaluation.statistics import Summary
-    from pancreas_seg.inference.cohort import CaseInput, CaseOutcome
-    from pancreas_seg.inference.segmenter import Segmentation
-    from pancreas_seg.io import Scan
+    from pancreas_seg.inference.cohort import CaseOutcome
     from pancreas_seg.network.weights import Weights
 
 DONE, BUG, USAGE, REFUSED, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 130
-
-
-def segment(options: argparse.Namespace) -> int:
-    writers = _dicom_writers(options)
-
-    from pancreas_seg.inference.cohort import find_cases, segment_cases
-    from pancreas_seg.inference.segmenter import Segmenter
-
-    cases = find_cases(options.input)
-    _only_sections(options.settings, ("infer", "clean"))
-    mode = [f"infer.mode={options.mode}"] if options.mode else []
-    segmenter = Segmenter.from_weights(options.weights, options.device, (*options.settings, *mode))
-
-    def saved(case: CaseInput, result: Segmentation, written: list[Path]) -> None:
-        if options.preview:
-            from pancreas_seg.report.preview import write_preview
-
-            path = options.out / case.case / "preview.png"
-            written.append(write_preview(path, result.scan.image, result.mask, result.scan.geometry))
-        for name, write in writers.items():
-            scan = result.scan
-            path = options.out / case.case / name
-            headers, sha256 = scan.series.headers() if scan.series else [], segmenter.weights_sha256
-            written.append(write(path, result.mask, scan.geometry, headers, result.labels, weights_sha256=sha256))
-        print(*written, sep="\n", flush=True)
-
-    outcomes = segment_cases(
-        segmenter,
-        cases,
-        options.out,
-        probability=options.probability,
-        attention=options.attention,
-        check=_dicom_check() if writers else None,
-        resume=options.resume,
-        expected=[
-            *["probability.nii.gz"] * options.probability,
-            *["attention.nii.gz"] * options.attention,
-            *["preview.png"] * options.preview,
-            *writers,
-        ],
-        series_uid=options.series,
-        allow_tilt=options.allow_tilt,
-        on_progress=lambda case: _bar(case, "window"),
-        on_saved=saved,
-    )
-    print(options.out / "summary.csv")
-    for outcome in outcomes:
-        volume = f", {outcome.volume_ml} ml" if outcome.volume_ml else ""
-        reasons = f" ({outcome.reasons})" if outcome.reasons else ""
-        print(f"{outcome.case}: {outcome.status}{reasons}{volume}, {outcome.took_s} s", file=sys.stderr)
-    return _exit_code(outcomes)
-
-
-def _dicom_writers(options: argparse.Namespace) -> dict[str, Callable[..., Path]]:
-    """File names and what writes them, of the DICOM outputs that are asked for."""
-    writers: dict[str, Callable[..., Path]] = {}
-    if options.dicom_seg:
-        from pancreas_seg.io.dicom_seg import require_highdicom, write_dicom_seg
-
-        require_highdicom()
-        writers["mask.dcm"] = write_dicom_seg
-    if options.rtstruct:
-        from pancreas_seg.io.rtstruct import write_rtstruct
-
-        writers["rtstruct.dcm"] = write_rtstruct
-    return writers
-
-
-def _dicom_check() -> Callable[[Scan], None]:
-    """What refuses a CT, before it is segmented, that DICOM output cannot refer to."""
-    from pancreas_seg.io.dicom_frames import SourceFrames
-
-    def check(scan: Scan) -> None:
-        if scan.series is None:
-            raise InputError(
-                "input.no_series",
-                where=scan.path,
-                found="a file that is no DICOM",
-                expected="a DICOM series, for --dicom-seg and --rtstruct",
-                advice="Give the CT's DICOM folder, or write the mask onto it by `pancreas-seg export --series`.",
-            )
-        SourceFrames.of(scan.series.headers(), scan.path).check_grid(scan.geometry)
-
-    return check
 
 
 def export(options: argparse.Namespace) -> int:
@@ -145,7 +59,7 @@ def watch(options: argparse.Namespace) -> int:
     from pancreas_seg.watch.watcher import WatchOptions
     from pancreas_seg.watch.watcher import watch as watch_folder
 
-    _only_sections(options.settings, ("infer", "clean"))
+    only_sections(options.settings, ("infer", "clean"))
     mode = [f"infer.mode={options.mode}"] if options.mode else []
     how = WatchOptions(options.settle, options.interval, options.lease, options.once)
     with stopping_on_signals() as stop:
@@ -153,11 +67,11 @@ def watch(options: argparse.Namespace) -> int:
         segment_one = segment_with(segmenter, probability=options.probability, preview=options.preview)
         outcomes = watch_folder(options.inputs, options.out, segment_one, how, stop)
     if options.once:
-        return INTERRUPTED if stop.asked else _exit_code(outcomes)
+        return INTERRUPTED if stop.asked else exit_code(outcomes)
     return DONE
 
 
-def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:
+def exit_code(outcomes: Sequence[CaseOutcome]) -> int:
     from pancreas_seg.inference.cohort import NOT_WRITTEN
 
     bad = [outcome.status for outcome in outcomes if outcome.status in ("refused", "failed")]
@@ -170,7 +84,7 @@ def _exit_code(outcomes: Sequence[CaseOutcome]) -> int:
     return REFUSED if bad == ["refused"] else BUG
 
 
-def _bar(title: str, unit: str) -> Callable[[int, int], None]:
+def progress_bar(title: str, unit: str) -> Callable[[int, int], None]:
     """Progress bars on stderr, called with steps done and in all, one after the other; silent if that's no terminal."""
     from tqdm import tqdm
 
@@ -213,7 +127,7 @@ def train(options: argparse.Namespace) -> int:
         print(*weights, *result.written, sep="\n")
         for summary in result.study.summaries:
             print(describe(summary), file=sys.stderr)
-        return _exit_code([outcome for fold in result.folds for outcome in fold.outcomes])
+        return exit_code([outcome for fold in result.folds for outcome in fold.outcomes])
     done = train(options.data, options.out, config, fold=options.fold, **shared)
     names = ("config.toml", "metrics.csv", "curves.png", "attention.png", "checkpoint.safetensors")
     written = [options.out / name for name in names]
@@ -256,7 +170,7 @@ def evaluate(options: argparse.Namespace) -> int:
             compare_with=options.compare,
             resample=options.resample,
             tolerances_mm=options.tolerance_mm,
-            on_case=_bar("evaluate", "case"),
+            on_case=progress_bar("evaluate", "case"),
         )
     if options.out is not None:
         print(*study.written, sep="\n")
@@ -322,7 +236,7 @@ def manifest_build(options: argparse.Namespace) -> int:
         options.out,
         folds=options.folds,
         seed=options.seed,
-        progress=_bar("hash", "case"),
+        progress=progress_bar("hash", "case"),
         **extra,
     )
     print(manifest)
@@ -334,7 +248,7 @@ def manifest_check(options: argparse.Namespace) -> int:
     from pancreas_seg.data.manifest_check import check_manifest, format_findings
 
     manifest = load_manifest(options.file, options.root)
-    findings = check_manifest(manifest, _bar("check", "case"))
+    findings = check_manifest(manifest, progress_bar("check", "case"))
     print(format_findings(findings, len(manifest.cases)))
     return REFUSED if findings else DONE
 
@@ -342,7 +256,7 @@ def manifest_check(options: argparse.Namespace) -> int:
 def phantom(options: argparse.Namespace) -> int:
     from pancreas_seg.data.phantom import write_cohort
 
-    spacing_mm, progress = tuple(options.spacing_mm), _bar("draw", "case")
+    spacing_mm, progress = tuple(options.spacing_mm), progress_bar("draw", "case")
     print(write_cohort(options.out, options.cases, options.seed, spacing_mm, options.folds, progress))
     return DONE
 
@@ -401,7 +315,7 @@ def _config(options: argparse.Namespace) -> Config:
     return config.with_settings(options.settings)
 
 
-def _only_sections(settings: Sequence[str], allowed: tuple[str, ...]) -> None:
+def only_sections(settings: Sequence[str], allowed: tuple[str, ...]) -> None:
     for setting in settings:
         if setting.split(".")[0].strip() not in allowed:
             raise ConfigError(

@@ -21,9 +21,8 @@ from pancreas_seg.geometry import Box, Geometry, resample
 from pancreas_seg.inference.clean import clean_mask, count_components
 from pancreas_seg.inference.quality import Reason, dice
 from pancreas_seg.inference.restore import covering, decided
-from pancreas_seg.inference.stage import Pass, Stage, fine_pass, timed, whole
+from pancreas_seg.inference.stage import Pass, Stage, StageProgress, fine_pass, timed, whole
 from pancreas_seg.io import Scan
-from pancreas_seg.network.windows import Progress
 
 GROWTHS = 4
 """How often the box is grown at most, by infer.margin_mm (at least 10 mm), twice, four times, eight times as much."""
@@ -91,7 +90,9 @@ class Found:
     located: Located | None = None
 
 
-def find(fine: Stage, coarse: Stage, scan: Scan, timings: dict[str, float], progress: Progress | None = None) -> Found:
+def find(
+    fine: Stage, coarse: Stage, scan: Scan, timings: dict[str, float], progress: StageProgress | None = None
+) -> Found:
     """Locate the organ with the coarse stage and segment it with the fine one.
 
     Where the coarse stage sees nothing that can be believed, or the fine one finds nothing in the box, the whole CT is
@@ -122,7 +123,7 @@ def find(fine: Stage, coarse: Stage, scan: Scan, timings: dict[str, float], prog
 
 
 def locate(
-    coarse: Stage, scan: Scan, settings: InferConfig, timings: dict[str, float], progress: Progress | None = None
+    coarse: Stage, scan: Scan, settings: InferConfig, timings: dict[str, float], progress: StageProgress | None = None
 ) -> Located:
     """Find the organ on the coarse network's grid.
 
@@ -188,7 +189,7 @@ def near_faces(mask: NDArray[np.bool_], box: Box, shape: Sequence[int], rim: Seq
 
 
 def _grown(
-    fine: Stage, scan: Scan, located: Located, organ: Box, timings: dict[str, float], progress: Progress | None
+    fine: Stage, scan: Scan, located: Located, organ: Box, timings: dict[str, float], progress: StageProgress | None
 ) -> tuple[Pass, int, bool]:
     """The fine stage's last pass, how often the box was grown, and whether the mask still comes near its faces.
 

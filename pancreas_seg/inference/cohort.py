@@ -16,6 +16,7 @@ from typing import Any
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.errors import ConfigError, PancreasSegError
 from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
+from pancreas_seg.inference.stage import StageProgress
 from pancreas_seg.io import (
     IMAGE_SUFFIXES,
     Scan,
@@ -27,7 +28,6 @@ from pancreas_seg.io import (
     replacing,
     sha256_of,
 )
-from pancreas_seg.network.windows import Progress
 
 EXTRA_OUTPUTS = ("probability.nii.gz", "attention.nii.gz", "preview.png", "mask.dcm", "rtstruct.dcm")
 """Files that a case has only if they are asked for."""
@@ -106,20 +106,44 @@ def _images_in(path: Path) -> list[Path] | None:
         return None
 
 
+@dataclass(frozen=True)
+class CaseOptions:
+    """How each case is done.
+
+    Parameters
+    ----------
+    probability, attention : bool
+        Whether to write probability.nii.gz and attention.nii.gz as well.
+    check : callable, optional
+        Called with each CT before it is segmented; an InputError of it refuses the case.
+    resume : bool
+        Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
+    expected : tuple of str
+        Names of EXTRA_OUTPUTS that a finished case must have, too.
+    series_uid : str, optional
+        SeriesInstanceUID of the DICOM series to take.
+    allow_tilt : bool
+        Whether to shear DICOM slices of a tilted gantry back.
+    on_saved : callable, optional
+        Called after a case's files are written.
+    """
+
+    probability: bool = False
+    attention: bool = False
+    check: Callable[[Scan], None] | None = None
+    resume: bool = False
+    expected: tuple[str, ...] = ()
+    series_uid: str | None = None
+    allow_tilt: bool = False
+    on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None = None
+
+
 def segment_cases(
     segmenter: Segmenter,
     cases: Iterable[CaseInput],
     out: Path,
-    *,
-    probability: bool = False,
-    attention: bool = False,
-    check: Callable[[Scan], None] | None = None,
-    resume: bool = False,
-    expected: Sequence[str] = (),
-    series_uid: str | None = None,
-    allow_tilt: bool = False,
-    on_progress: Callable[[str], Progress | None] | None = None,
-    on_saved: Callable[[CaseInput, Segmentation, list[Path]], None] | None = None,
+    options: CaseOptions = CaseOptions(),
+    on_progress: Callable[[str], StageProgress | None] | None = None,
 ) -> list[CaseOutcome]:
     """Segment each case into ``out/<case>`` and keep ``out/summary.csv`` up to date.
 
@@ -128,24 +152,9 @@ def segment_cases(
     segmenter : Segmenter
     cases : iterable of CaseInput
     out : Path
-    probability : bool
-        Whether to write probability.nii.gz as well.
-    attention : bool
-        Whether to write attention.nii.gz as well.
-    check : callable, optional
-        Called with each CT before it is segmented; an InputError of it refuses the case.
-    resume : bool
-        Whether to leave out cases whose result.json is there and was made from the same file, weights and settings.
-    expected : sequence of str
-        Names of EXTRA_OUTPUTS that a finished case must have, too.
-    series_uid : str, optional
-        SeriesInstanceUID of the DICOM series to take.
-    allow_tilt : bool
-        Whether to shear DICOM slices of a tilted gantry back.
+    options : CaseOptions
     on_progress : callable, optional
-        Gives, for a case's name, what is called with windows done and windows in all.
-    on_saved : callable, optional
-        Called after a case's files are written.
+        Gives, for a case's name, what `Segmenter.segment` calls.
 
     Returns
     -------
@@ -159,21 +168,37 @@ def segment_cases(
     OSError
         If ``out`` cannot be written to, or summary.csv in the end. What a single case cannot write ends that case only.
     """
-    if attention:
+    if options.attention:
         segmenter.attention_levels()
-    check_writable(out)
-    remove_unfinished(out)
+    prepare(out)
     outcomes: list[CaseOutcome] = []
     for case in cases:
         progress = on_progress(case.case) if on_progress else None
-        run = partial(segmenter.segment, probability=probability, progress=progress, attention=attention)
-        run = run if check is None else partial(_checked, check, run)
-        read = partial(read_ct, case.path, series_uid, allow_tilt)
-        outcomes.append(_one_case(segmenter, read, run, case, out, expected if resume else None, on_saved))
+        outcomes.append(segment_case(segmenter, case, out, options, progress))
         with suppress(OSError):
-            _write_summary(out / "summary.csv", outcomes)
-    _write_summary(out / "summary.csv", outcomes)
+            write_summary(out, outcomes)
+    write_summary(out, outcomes)
     return outcomes
+
+
+def prepare(out: Path) -> None:
+    """Make the folder for results; raise OSError if it cannot be written to."""
+    check_writable(out)
+    remove_unfinished(out)
+
+
+def segment_case(
+    segmenter: Segmenter,
+    case: CaseInput,
+    out: Path,
+    options: CaseOptions,
+    progress: StageProgress | None = None,
+) -> CaseOutcome:
+    """Segment a case into ``out/<case>``; whatever is wrong with it is its outcome."""
+    run = partial(segmenter.segment, probability=options.probability, progress=progress, attention=options.attention)
+    run = run if options.check is None else partial(_checked, options.check, run)
+    read = partial(read_ct, case.path, options.series_uid, options.allow_tilt)
+    return _one_case(segmenter, read, run, case, out, options.expected if options.resume else None, options.on_saved)
 
 
 def _checked(check: Callable[[Scan], None], segment: Callable[[Scan], Segmentation], scan: Scan) -> Segmentation:
@@ -208,15 +233,15 @@ def _one_case(
             on_saved(case, result, written)
     except PancreasSegError as error:
         log.error("%s: refused: %s [%s]", case.case, error.reason, error.code)
-        _leave_no_result(folder, _refusal(error, case.path, segmenter))
+        leave_no_result(folder, _refusal(error, case.path, segmenter))
         return CaseOutcome(case.case, "refused", error.code, "", f"{time.perf_counter() - start:.2f}")
     except OSError as error:
         log.error("%s: failed: files could not be written (%s) [%s]", case.case, error.strerror, NOT_WRITTEN)
-        _leave_no_result(folder)
+        leave_no_result(folder)
         return CaseOutcome(case.case, "failed", NOT_WRITTEN, "", f"{time.perf_counter() - start:.2f}")
     except Exception:
         log.exception("%s: failed", case.case)
-        _leave_no_result(folder)
+        leave_no_result(folder)
         return CaseOutcome(case.case, "failed", "bug", "", f"{time.perf_counter() - start:.2f}")
     codes = " ".join(r.code for r in result.reasons)
     volume = f"{next(iter(result.volume_ml.values())):.2f}"
@@ -248,7 +273,7 @@ def _remove_outputs(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _leave_no_result(folder: Path, refusal: Mapping[str, Any] | None = None) -> None:
+def leave_no_result(folder: Path, refusal: Mapping[str, Any] | None = None) -> None:
     """Delete an earlier result of a case and say why there is none, as far as the folder can be written to."""
     try:
         remove_unfinished(folder)
@@ -275,8 +300,9 @@ def _refusal(error: PancreasSegError, path: Path, segmenter: Segmenter) -> dict[
     }
 
 
-def _write_summary(path: Path, outcomes: list[CaseOutcome]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+def write_summary(out: Path, outcomes: Sequence[CaseOutcome]) -> None:
+    """Write summary.csv, a row an outcome."""
+    with replacing(out / "summary.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(CaseOutcome)])
         writer.writeheader()
         writer.writerows(asdict(outcome) for outcome in outcomes)

@@ -23,12 +23,11 @@ from pancreas_seg.inference.cascade import Found, find
 from pancreas_seg.inference.confidence import confidence
 from pancreas_seg.inference.quality import Evidence, Reason, Verdict, assess
 from pancreas_seg.inference.restore import restore_probability
-from pancreas_seg.inference.stage import Pass, Stage, fine_pass, timed, whole
+from pancreas_seg.inference.stage import Pass, Stage, StageProgress, fine_pass, timed, whole
 from pancreas_seg.io import Scan, replacing, write_image, write_mask
 from pancreas_seg.network.engine import Engine, make_engine
 from pancreas_seg.network.stages import load_ensemble
 from pancreas_seg.network.weights import Weights
-from pancreas_seg.network.windows import Progress
 
 RESULT_SCHEMA = "pancreas-seg-result-1"
 NOT_A_DEVICE = "Research software, not a medical device; not for diagnosis or treatment."
@@ -185,7 +184,11 @@ class Segmenter:
 
     @classmethod
     def from_weights(
-        cls, path: str | Path | Sequence[str | Path], device: str = "auto", settings: tuple[str, ...] = ()
+        cls,
+        path: str | Path | Sequence[str | Path],
+        device: str = "auto",
+        settings: tuple[str, ...] = (),
+        threads: int = 0,
     ) -> Self:
         """Load weights.
 
@@ -197,8 +200,10 @@ class Segmenter:
         device : str
             "auto", "cpu" or "cuda".
         settings : tuple of str
-            "section.key=value" for the infer and clean sections of the fine networks; infer.precision and
-            infer.window_batch hold for the coarse network, too.
+            "section.key=value" for the infer, clean and verdict sections of the fine networks; infer.precision,
+            window_batch, engine and torch_compile hold for the coarse network, too.
+        threads : int
+            Of the engine; 0 for all CPUs.
 
         Raises
         ------
@@ -210,8 +215,8 @@ class Segmenter:
         if stages.coarse is not None and config.infer.mode != "full":
             both = [setting for setting in settings if setting.partition("=")[0].strip() in _FOR_COARSE_TOO]
             its_config = stages.coarse.config.with_settings(both)
-            coarse = make_engine([stages.coarse], its_config, its_config.infer.engine, device), its_config
-        engine = make_engine(stages.fine, config, config.infer.engine, device)
+            coarse = make_engine([stages.coarse], its_config, its_config.infer.engine, device, threads), its_config
+        engine = make_engine(stages.fine, config, config.infer.engine, device, threads)
         return cls(engine, config, stages.sha256, device, coarse, stages.files, stages.fine)
 
     def attention_levels(self) -> tuple[int, ...]:
@@ -225,7 +230,7 @@ class Segmenter:
         return self._fine.attention_levels()
 
     def segment(
-        self, scan: Scan, probability: bool = False, progress: Progress | None = None, attention: bool = False
+        self, scan: Scan, probability: bool = False, progress: StageProgress | None = None, attention: bool = False
     ) -> Segmentation:
         """Segment a CT.
 
@@ -235,7 +240,7 @@ class Segmenter:
         probability : bool
             Whether to keep the first label's probability on the scan's grid; 0 outside a cascade's box.
         progress : callable, optional
-            Called with windows done and windows in all, of each pass over the CT or a box of it.
+            Called with what is being done, windows done and windows in all.
         attention : bool
             Whether to keep the attention coefficients on the scan's grid; 0 outside a cascade's box.
 
@@ -297,13 +302,13 @@ class Segmenter:
             organs_ml=None if located is None else located.organs_ml,
         )
 
-    def _find(self, scan: Scan, timings: dict[str, float], progress: Progress | None) -> Found:
+    def _find(self, scan: Scan, timings: dict[str, float], progress: StageProgress | None) -> Found:
         if self._coarse is not None:
             return find(self._fine, self._coarse, scan, timings, progress)
         return Found(fine_pass(self._fine, scan, timings, progress), "full", [], None)
 
     def _attention(
-        self, scan: Scan, fine: Pass | None, n_levels: int, timings: dict[str, float], progress: Progress | None
+        self, scan: Scan, fine: Pass | None, n_levels: int, timings: dict[str, float], progress: StageProgress | None
     ) -> NDArray[np.uint8]:
         out = np.zeros((*scan.geometry.shape, n_levels), dtype=np.uint8, order="F")
         if fine is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,6 +26,10 @@ from pancreas_seg.network.windows import Progress, sweep
 
 if TYPE_CHECKING:
     from pancreas_seg.network.torch_engine import TorchEngine
+
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with what is being done ("coarse", "fine" or "attention"), windows done and windows in all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,7 @@ class Stage:
         names: Sequence[str],
         timings: dict[str, float],
         prefix: str = "",
-        progress: Progress | None = None,
+        progress: StageProgress | None = None,
         crop: Box | None = None,
     ) -> Prediction:
         """Preprocess a CT and give the probabilities of the named classes; outside the body they are 0.
@@ -104,14 +108,14 @@ class Stage:
             body = body_box(image[0], model.spacing_mm)
         with timed(timings, f"{prefix}network"):
             run = partial(self.engine.probabilities, classes=classes)
-            found = sweep(run, image, self.config, len(classes), progress, body)
+            found = sweep(run, image, self.config, len(classes), _of(prefix.rstrip("_") or "fine", progress), body)
         return Prediction(image, model, found)
 
-    def attention(self, image: NDArray[np.float32], progress: Progress | None = None) -> NDArray[np.float32]:
+    def attention(self, image: NDArray[np.float32], progress: StageProgress | None = None) -> NDArray[np.float32]:
         """Attention coefficients (L, I, J, K), 0 to 1, of a preprocessed image, finest level first."""
         levels = self.attention_levels()
         run = partial(self._torch.attention, levels=levels)
-        return sweep(run, image, self.config, len(levels), progress)
+        return sweep(run, image, self.config, len(levels), _of("attention", progress))
 
     @cached_property
     def _torch(self) -> TorchEngine:
@@ -152,7 +156,7 @@ def fine_pass(
     stage: Stage,
     scan: Scan,
     timings: dict[str, float],
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     crop: Box | None = None,
 ) -> Pass:
     """Segment a CT, or a crop of its model grid: preprocess, predict, restore and clean, all of that crop alone."""
@@ -173,6 +177,10 @@ def fine_pass(
 def whole(scan: Scan) -> Box:
     """The box of all voxels of a CT."""
     return Box((0, 0, 0), scan.geometry.shape)
+
+
+def _of(stage: str, progress: StageProgress | None) -> Progress | None:
+    return None if progress is None else partial(progress, stage)
 
 
 @contextmanager

@@ -37,7 +37,9 @@ class Engine(Protocol):
         """Probabilities (N, K, *S) of K classes (0 is the background) for windows (N, C, *S) in 0..1."""
 
 
-def make_engine(weights: Sequence[Weights], config: Config, name: EngineName = "auto", device: str = "auto") -> Engine:
+def make_engine(
+    weights: Sequence[Weights], config: Config, name: EngineName = "auto", device: str = "auto", threads: int = 0
+) -> Engine:
     """Make the networks of some weights ready to run.
 
     "auto" is the fastest engine that is installed and safe here: OpenVINO on an x86-64 CPU, else torch. If OpenVINO
@@ -51,6 +53,8 @@ def make_engine(weights: Sequence[Weights], config: Config, name: EngineName = "
         ``infer.precision``, ``infer.torch_compile`` and the network's shape.
     name : {"auto", "torch", "openvino"}
     device : {"auto", "cpu", "cuda"}
+    threads : int
+        Of the engine; 0 for all CPUs that this process may use.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def make_engine(weights: Sequence[Weights], config: Config, name: EngineName = "
         from pancreas_seg.network.openvino_engine import OpenVinoEngine
 
         try:
-            return OpenVinoEngine([w.arrays for w in weights], config)
+            return OpenVinoEngine([w.arrays for w in weights], config, threads)
         except KeyError as error:
             raise mismatch(weights[0].path, f"There is no tensor {error}.") from error
         except RuntimeError as error:
@@ -74,7 +78,7 @@ def make_engine(weights: Sequence[Weights], config: Config, name: EngineName = "
     from pancreas_seg.network.torch_engine import TorchEngine
 
     log.debug("engine torch: %s", why)
-    return TorchEngine([w.network() for w in weights], config, device)
+    return TorchEngine([w.network() for w in weights], config, device, threads)
 
 
 def choose_engine(name: EngineName, device: str) -> tuple[str, str]:

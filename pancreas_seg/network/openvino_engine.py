@@ -33,6 +33,8 @@ class OpenVinoEngine:
     states : sequence of mappings of str to array
         Tensors of each network.
     config : Config
+    threads : int
+        0 for all CPUs that this process may use.
 
     Raises
     ------
@@ -43,12 +45,13 @@ class OpenVinoEngine:
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, states: Sequence[Mapping[str, NDArray[Any]]], config: Config) -> None:
+    def __init__(self, states: Sequence[Mapping[str, NDArray[Any]]], config: Config, threads: int = 0) -> None:
         openvino = _import_openvino()
         self.version = str(openvino.__version__).split("-")[0]
         self._openvino, self._ops = openvino, openvino.opset15
         self._core = openvino.Core()
         self._config = config
+        self._threads = threads or available_cpus()
         self.precision = self._chosen(config.infer.precision)
         self._compiled: dict[tuple[tuple[int, ...], tuple[int, ...]], Any] = {}
         self._states = tuple(states)
@@ -72,7 +75,7 @@ class OpenVinoEngine:
             options = {
                 "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
                 "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": available_cpus(),
+                "INFERENCE_NUM_THREADS": self._threads,
             }
             self._compiled[shape, classes] = self._core.compile_model(model, "CPU", options).create_infer_request()
         return self._compiled[shape, classes]

@@ -24,6 +24,8 @@ class TorchEngine:
         Each gives logits (N, 1 + classes, *S).
     config : Config
     device : {"auto", "cpu", "cuda"}
+    threads : int
+        Of torch in the whole process; 0 leaves them as they are.
 
     Raises
     ------
@@ -34,7 +36,9 @@ class TorchEngine:
     name = "torch"
     version = str(torch.__version__)
 
-    def __init__(self, networks: Sequence[nn.Module], config: Config, device: str = "auto") -> None:
+    def __init__(self, networks: Sequence[nn.Module], config: Config, device: str = "auto", threads: int = 0) -> None:
+        if threads:
+            torch.set_num_threads(threads)
         place = choose_device(device)
         self.device = place.type
         self._precision: Precision = choose_precision(config.infer.precision, place)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pancreas_seg.inference.cohort import CaseInput, CaseOutcome, segment_cases
+from pancreas_seg.inference.cohort import CaseInput, CaseOptions, CaseOutcome, segment_cases
 from pancreas_seg.inference.segmenter import Segmentation, Segmenter
 from pancreas_seg.network.windows import Progress
 
@@ -29,11 +29,13 @@ def segment_with(segmenter: Segmenter, *, probability: bool = False, preview: bo
             segmenter,
             [case],
             folder,
-            probability=probability,
-            resume=True,
-            expected=[*["probability.nii.gz"] * probability, *["preview.png"] * preview],
-            on_progress=lambda _: progress,
-            on_saved=partial(saved, folder),
+            CaseOptions(
+                probability=probability,
+                resume=True,
+                expected=(*["probability.nii.gz"] * probability, *["preview.png"] * preview),
+                on_saved=partial(saved, folder),
+            ),
+            on_progress=lambda _: lambda _stage, done, total: progress(done, total),
         )
         return outcome
 

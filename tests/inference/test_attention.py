@@ -13,7 +13,7 @@ from pancreas_seg.config import Config
 from pancreas_seg.data.model_grid import model_input
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import resample
-from pancreas_seg.inference.cohort import find_cases, segment_cases
+from pancreas_seg.inference.cohort import CaseOptions, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.inference.stage import Stage
 from pancreas_seg.io import read_ct
@@ -145,7 +145,7 @@ def test_a_network_without_gates_is_refused(write_nifti, tmp_path, volume, gate:
     with pytest.raises(ConfigError, match=rf"gate = '{gate}'.*config\.no_gates"):
         segmenter.segment(read_ct(write_nifti(volume)), attention=True)
     with pytest.raises(ConfigError, match=r"config\.no_gates"):
-        segment_cases(segmenter, find_cases([write_nifti(volume)]), tmp_path / "out", attention=True)
+        segment_cases(segmenter, find_cases([write_nifti(volume)]), tmp_path / "out", CaseOptions(attention=True))
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match=r"\[0, 1\] and \[1\]|config\.gates_differ"):
         Segmenter([_network(_config("dense")), _network(_config())], config).attention_levels()
@@ -169,10 +169,9 @@ def test_resume_wants_the_file(write_nifti, tmp_path, volume) -> None:
             segmenter,
             cases,
             out,
-            attention=attention,
-            resume=True,
-            expected=expected,
-            on_saved=lambda *_: done.append(attention),
+            CaseOptions(
+                attention=attention, resume=True, expected=expected, on_saved=lambda *_: done.append(attention)
+            ),
         )
 
     for attention in (False, False, True, True, False):

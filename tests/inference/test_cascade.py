@@ -268,7 +268,7 @@ def test_the_organ_is_looked_for_among_the_coarse_classes(write_nifti) -> None:
 
 def test_facts_of_a_cascade(write_nifti, tmp_path, organ) -> None:
     scan = _scan(write_nifti, organ, np.diag([*SPACING, 1.0]))
-    passes: list[tuple[int, int]] = []
+    passes: list[tuple[str, int, int]] = []
     result = _segmenter(coarse_spacing=SPACING).segment(scan, progress=lambda *a: passes.append(a))
     result.save(tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -289,7 +289,7 @@ def test_facts_of_a_cascade(write_nifti, tmp_path, organ) -> None:
         "coarse_preprocess", "coarse_network", "coarse_locate", "preprocess", "network", "restore", "clean", "assess",
         "write",
     }  # fmt: skip
-    assert passes == [(1, 1), (1, 1)]
+    assert passes == [("coarse", 1, 1), ("fine", 1, 1)]
 
 
 def test_a_cascade_needs_a_coarse_network(write_nifti, organ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ManifestError
-from pancreas_seg.inference.cohort import CaseInput, find_cases, segment_cases
+from pancreas_seg.inference.cohort import CaseInput, CaseOptions, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
 from tests.conftest import ANY_ORGAN
 from tests.io.conftest import make_slices, save
@@ -69,14 +69,14 @@ def test_resume_leaves_out_what_is_finished_and_unchanged(write_nifti, tmp_path,
     out = tmp_path / "out"
     segment_cases(segmenter, cases[:1], out)
     done: list[str] = []
-    segment_cases(segmenter, cases, out, resume=True, on_saved=lambda case, *_: done.append(case.case))
+    segment_cases(segmenter, cases, out, CaseOptions(resume=True, on_saved=lambda case, *_: done.append(case.case)))
     assert done == ["b"]
     assert [row["case"] for row in _rows(out / "summary.csv")] == ["a", "b"]
     other = Segmenter(segmenter.network, segmenter.config, "34" * 32)
-    segment_cases(other, cases, out, resume=True, on_saved=lambda case, *_: done.append(case.case))
+    segment_cases(other, cases, out, CaseOptions(resume=True, on_saved=lambda case, *_: done.append(case.case)))
     assert done == ["b", "a", "b"]
     (out / "a" / "mask.nii.gz").unlink()
-    segment_cases(other, cases, out, resume=True, on_saved=lambda case, *_: done.append(case.case))
+    segment_cases(other, cases, out, CaseOptions(resume=True, on_saved=lambda case, *_: done.append(case.case)))
     assert done[3:] == ["a"]
 
 
@@ -109,9 +109,9 @@ def test_what_a_killed_run_left_is_removed(write_nifti, tmp_path, segmenter) -> 
 def test_nothing_stale_lies_beside_a_new_result(write_nifti, tmp_path, segmenter) -> None:
     ct = _ct(write_nifti, "a.nii.gz")
     out = tmp_path / "out"
-    segment_cases(segmenter, find_cases([ct]), out, probability=True)
+    segment_cases(segmenter, find_cases([ct]), out, CaseOptions(probability=True))
     assert (out / "a" / "probability.nii.gz").exists()
-    segment_cases(segmenter, find_cases([ct]), out, resume=True, expected=["preview.png"])
+    segment_cases(segmenter, find_cases([ct]), out, CaseOptions(resume=True, expected=("preview.png",)))
     assert sorted(p.name for p in (out / "a").iterdir()) == ["mask.nii.gz", "result.json"]
     ct.write_bytes(b"broken")
     segment_cases(segmenter, find_cases([ct]), out)
@@ -177,8 +177,11 @@ def test_dicom_and_other_cases_are_segmented_in_one_run(write_nifti, tmp_path, s
     # Finished cases are known again by their files' hash, in a zip or not.
     done: list[str] = []
     segment_cases(
-        segmenter, find_cases([root]), tmp_path / "out", resume=True, on_saved=lambda case, *_: done.append(case.case)
+        segmenter,
+        find_cases([root]),
+        tmp_path / "out",
+        CaseOptions(resume=True, on_saved=lambda case, *_: done.append(case.case)),
     )
     assert done == []
-    picked = segment_cases(segmenter, find_cases([first]), tmp_path / "b", series_uid="1.2.3.5")
+    picked = segment_cases(segmenter, find_cases([first]), tmp_path / "b", CaseOptions(series_uid="1.2.3.5"))
     assert picked[0].reasons == "input.no_such_series"

@@ -97,12 +97,12 @@ def test_the_mode_that_weights_were_trained_with_does_not_matter_once_packed(tmp
 
 
 def test_resume_knows_an_ensemble(tmp_path, scan) -> None:
-    from pancreas_seg.inference.cohort import find_cases, segment_cases
+    from pancreas_seg.inference.cohort import CaseOptions, find_cases, segment_cases
 
     a, b = _saved(tmp_path / "a.safetensors", 1), _saved(tmp_path / "b.safetensors", 2)
     cases, out, done = find_cases([scan.path]), tmp_path / "out", list[str]()
     for paths in ([a, b], [a, b], [b, a], [a]):
         segmenter = Segmenter.from_weights(paths)
-        segment_cases(segmenter, cases, out, resume=True, on_saved=lambda *_: done.append("x"))
+        segment_cases(segmenter, cases, out, CaseOptions(resume=True, on_saved=lambda *_: done.append("x")))
     assert len(done) == 3
     assert json.loads((out / "ct" / "result.json").read_text())["weights"]["sha256"] == segmenter.weights_sha256

@@ -265,7 +265,7 @@ _RUN = "import sys; from pancreas_seg.cli import main; sys.exit(main(sys.argv[1:
 
 
 def test_files_that_vanish_after_they_were_listed(cts, weights, tmp_path) -> None:
-    from pancreas_seg.inference.cohort import find_cases, segment_cases
+    from pancreas_seg.inference.cohort import CaseOptions, find_cases, segment_cases
     from pancreas_seg.inference.segmenter import Segmenter
 
     folder = tmp_path / "in"
@@ -276,7 +276,7 @@ def test_files_that_vanish_after_they_were_listed(cts, weights, tmp_path) -> Non
         Segmenter.from_weights(weights),
         find_cases([folder]),
         tmp_path / "out",
-        on_saved=lambda *_: (folder / "c01.nii.gz").unlink(missing_ok=True),
+        CaseOptions(on_saved=lambda *_: (folder / "c01.nii.gz").unlink(missing_ok=True)),
     )
     assert [outcome.status == "refused" for outcome in outcomes] == [False, True, False]
     assert outcomes[1].reasons == "input.unreadable"
