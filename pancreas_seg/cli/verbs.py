@@ -272,14 +272,23 @@ def info(options: argparse.Namespace) -> int:
     print(f"pancreas-seg {__version__}, Python {platform.python_version()}")
     print("Research software, not a medical device.")
     print(f"presets: {', '.join(preset_names())}")
-    import monai
     import torch
 
+    from pancreas_seg.config import load_preset
+    from pancreas_seg.network.engine import choose_engine
     from pancreas_seg.network.precision import choose_device, choose_precision
 
     device = choose_device("auto")
-    print(f"torch {torch.__version__}, monai {monai.__version__}, {torch.get_num_threads()} threads")
-    print(f"device {device.type}, precision {choose_precision('auto', device)}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; device {device.type}, ", end="")
+    print(f"precision {choose_precision('auto', device)}")
+    name, why = choose_engine("auto", "auto")
+    print(f"engine {name}: {why}")
+    if name == "openvino":
+        from pancreas_seg.network.openvino_engine import describe
+
+        print(describe())
+    most = load_preset("default").infer.max_memory_gb
+    print(f"memory: a CT that would need more than {most:g} GB is refused (infer.max_memory_gb)")
     if options.weights:
         _describe_weights(options.weights)
     return DONE

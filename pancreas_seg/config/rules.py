@@ -95,6 +95,8 @@ def check(config: Config) -> None:
         (0 <= augment.scale_range < 1, "augment.scale_range", augment.scale_range, "0 up to, but not, 1"),
         (0 <= config.clean.keep_fraction <= 1, "clean.keep_fraction", config.clean.keep_fraction, "0 to 1"),
         (infer.window_batch >= 1, "infer.window_batch", infer.window_batch, "1 or more"),
+        (0 < infer.threshold < 1, "infer.threshold", infer.threshold, "between 0 and 1"),
+        (infer.max_memory_gb > 0, "infer.max_memory_gb", infer.max_memory_gb, "above 0"),
         (infer.margin_mm >= 0, "infer.margin_mm", infer.margin_mm, "0 or more"),
         (
             0 <= infer.coarse_volume_ml[0] < infer.coarse_volume_ml[1],

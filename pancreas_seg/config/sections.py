@@ -125,6 +125,8 @@ class InferConfig:
     """"cascade": a coarse network finds where to look. "full": everywhere. "auto": cascade if the weights can."""
     output: tuple[str, ...] = ("pancreas",)
     """Classes written to the mask, as values 1, 2, ... in this order."""
+    threshold: float = 0.5
+    """Probability above which a voxel is foreground; lower finds more where a network is unsure."""
     margin_mm: float = 20.0
     """Cascade: by how much the box around what the coarse network found is grown on each side."""
     fallback: Literal["full", "none"] = "full"
@@ -137,6 +139,8 @@ class InferConfig:
     blend: Literal["gaussian", "constant"] = "gaussian"
     window_batch: int = 1
     """Windows (3D) or slices (2D: times 8) given to the network at once."""
+    max_memory_gb: float = 4.0
+    """A CT that would need more memory (10^9 bytes, of one process) is refused before it is read."""
     engine: Literal["auto", "torch", "openvino"] = "auto"
     """What runs the network: "auto" is OpenVINO on an x86-64 CPU where it is installed, else torch."""
     torch_compile: bool = False

@@ -145,7 +145,9 @@ def locate(
     model = prediction.model
     with timed(timings, "coarse_locate"):
         rule = CleanConfig(coarse.config.clean.keep_fraction, fill_holes=False, minimum_volume_ml=0.0)
-        labels = clean_mask(decided(prediction.probabilities[: len(names)]), model.voxel_ml, rule)
+        labels = clean_mask(
+            decided(prediction.probabilities[: len(names)], coarse.config.infer.threshold), model.voxel_ml, rule
+        )
         organ = labels == 1
         others_ml = int((prediction.probabilities[len(names) :] > 0.5).sum()) * model.voxel_ml if others else None
         volume_ml = int(organ.sum()) * model.voxel_ml
@@ -195,7 +197,7 @@ def _grown(
 
     Boxes are of the fine model grid of the whole CT, so that a crop of it holds the voxels that a full pass would see.
     """
-    data, margin_mm = fine.config.data, fine.config.infer.margin_mm
+    data, margin_mm, threshold = fine.config.data, fine.config.infer.margin_mm, fine.config.infer.threshold
     model = model_grid(scan.geometry.as_ras(), data.spacing_mm)
     rim = (_RIM, _RIM, _RIM + data.neighbour_slices)
     box = covering(located.model, organ, model)
@@ -203,7 +205,7 @@ def _grown(
     growths = 0
     while True:
         found = fine_pass(fine, scan, timings, progress, box)
-        near = near_faces(decided(found.prediction.probabilities) > 0, box, model.shape, rim)
+        near = near_faces(decided(found.prediction.probabilities, threshold) > 0, box, model.shape, rim)
         if growths == GROWTHS or not near.any():
             return found, growths, bool(near.any())
         step_mm = max(margin_mm, _SMALLEST_STEP_MM) * 2**growths

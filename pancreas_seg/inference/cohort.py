@@ -20,6 +20,7 @@ from pancreas_seg.inference.stage import StageProgress
 from pancreas_seg.io import (
     IMAGE_SUFFIXES,
     Scan,
+    at_most,
     case_name,
     check_writable,
     find_studies,
@@ -198,7 +199,10 @@ def segment_case(
     run = partial(segmenter.segment, probability=options.probability, progress=progress, attention=options.attention)
     run = run if options.check is None else partial(_checked, options.check, run)
     read = partial(read_ct, case.path, options.series_uid, options.allow_tilt)
-    return _one_case(segmenter, read, run, case, out, options.expected if options.resume else None, options.on_saved)
+    with at_most(segmenter.memory_limit(options.probability, options.attention)):
+        return _one_case(
+            segmenter, read, run, case, out, options.expected if options.resume else None, options.on_saved
+        )
 
 
 def _checked(check: Callable[[Scan], None], segment: Callable[[Scan], Segmentation], scan: Scan) -> Segmentation:

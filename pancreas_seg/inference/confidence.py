@@ -25,7 +25,8 @@ def confidence(stage: Stage, fine: Pass, shift_hu: float) -> tuple[float | None,
         None where the network's own mask is empty on the model grid.
     """
     prediction = fine.prediction
-    mask = decided(prediction.probabilities) == 1
+    threshold = stage.config.infer.threshold
+    mask = decided(prediction.probabilities, threshold) == 1
     box = Box.around(mask)
     if box is None:
         return None, None
@@ -40,5 +41,5 @@ def confidence(stage: Stage, fine: Pass, shift_hu: float) -> tuple[float | None,
     run = partial(stage.engine.probabilities, classes=classes)
     around = box.grown((2, 2, 2), mask.shape)
     changed = sweep(run, image, config, len(classes), inside=around)
-    other = decided(np.roll(changed, (-1, -1, -1), axis=(1, 2, 3))) == 1
+    other = decided(np.roll(changed, (-1, -1, -1), axis=(1, 2, 3)), threshold) == 1
     return probability, dice(mask, other)

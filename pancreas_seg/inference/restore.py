@@ -11,11 +11,11 @@ from pancreas_seg.geometry import Box, Geometry, resample
 
 
 def restore_mask(
-    probabilities: NDArray[np.float32], model: Geometry, target: Geometry
+    probabilities: NDArray[np.float32], model: Geometry, target: Geometry, threshold: float = 0.5
 ) -> tuple[NDArray[np.uint8], Box | None]:
-    """The most probable class of each target voxel.
+    """The class of each target voxel, see `decided`.
 
-    What no channel claims counts as background: p_0 = 1 - Σ p_k. The probabilities are interpolated linearly, inside
+    The probabilities are interpolated linearly, inside
     the box that foreground can lie in and nowhere else; interpolation can't make a class win where p_0 wins at all
     eight neighbours.
 
@@ -24,6 +24,7 @@ def restore_mask(
     probabilities : (K, I, J, K') float32 array
         Of the output classes, on ``model``.
     model, target : Geometry
+    threshold : float
 
     Returns
     -------
@@ -33,8 +34,7 @@ def restore_mask(
         Around the mask, on the target grid; None if the mask is empty.
     """
     mask = np.zeros(target.shape, dtype=np.uint8)
-    background = 1.0 - probabilities.sum(axis=0)
-    core = Box.around((probabilities > background).any(axis=0))
+    core = Box.around(decided(probabilities, threshold) > 0)
     if core is None:
         return mask, None
     source_box = core.grown((2, 2, 2), model.shape)
@@ -43,7 +43,7 @@ def restore_mask(
         return mask, None
     source, crop = model.crop(source_box), target.crop(target_box)
     channels = [resample(channel[source_box.slices], source, crop, "linear", fill=None) for channel in probabilities]
-    part = decided(channels)
+    part = decided(channels, threshold)
     mask[target_box.slices] = part
     inner = Box.around(part > 0)
     if inner is None:
@@ -51,9 +51,16 @@ def restore_mask(
     return mask, inner.moved(target_box.start)
 
 
-def decided(probabilities: NDArray[np.float32] | Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
-    """The most probable of K classes, (K, I, J, K'): k + 1, or 0 where the rest, 1 - Σ p_k, is at least as probable."""
-    return np.stack([1.0 - np.sum(probabilities, axis=0), *probabilities]).argmax(axis=0).astype(np.uint8)
+def decided(
+    probabilities: NDArray[np.float32] | Sequence[NDArray[np.float32]], threshold: float = 0.5
+) -> NDArray[np.uint8]:
+    """The class of each voxel from the probabilities of K classes, (K, I, J, K'): k + 1, or 0 for background.
+
+    What no channel claims counts as background: p_0 = 1 - Σ p_k. The most probable class wins where
+    p_k > p_0·t / (1 - t): with one class where p > t, with t = 0.5 where it is more probable than the background.
+    """
+    rest = (1.0 - np.sum(probabilities, axis=0)) * (threshold / (1.0 - threshold))
+    return np.stack([rest, *probabilities]).argmax(axis=0).astype(np.uint8)
 
 
 def restore_probability(probability: NDArray[np.float32], model: Geometry, target: Geometry) -> NDArray[np.float32]:

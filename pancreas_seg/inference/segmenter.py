@@ -24,7 +24,7 @@ from pancreas_seg.inference.confidence import confidence
 from pancreas_seg.inference.quality import Evidence, Reason, Verdict, assess
 from pancreas_seg.inference.restore import restore_probability
 from pancreas_seg.inference.stage import Pass, Stage, StageProgress, fine_pass, timed, whole
-from pancreas_seg.io import Scan, replacing, write_image, write_mask
+from pancreas_seg.io import MemoryLimit, Scan, replacing, write_image, write_mask
 from pancreas_seg.network.engine import Engine, make_engine
 from pancreas_seg.network.stages import load_ensemble
 from pancreas_seg.network.weights import Weights
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     Networks = Engine | nn.Module | Sequence[nn.Module]
+
+_BASE_GB = 0.7
+_BYTES_PER_VOXEL = 4.0
+"""Mask, its copy to write, and the file's bytes."""
 
 _FOR_COARSE_TOO = ("infer.precision", "infer.window_batch", "infer.engine", "infer.torch_compile")
 
@@ -228,6 +232,16 @@ class Segmenter:
             If there are none, or not the same in all networks.
         """
         return self._fine.attention_levels()
+
+    def memory_limit(self, probability: bool = False, attention: bool = False) -> MemoryLimit:
+        """What reading and segmenting a CT may take (``infer.max_memory_gb``), and what it takes.
+
+        The numbers are upper bounds of what `benchmarks/scaling.py` measures.
+        """
+        levels = len(self.attention_levels()) if attention else 0
+        return MemoryLimit(
+            self.config.infer.max_memory_gb, _BASE_GB, _BYTES_PER_VOXEL + 8 * probability + (4 + 3 * levels) * attention
+        )
 
     def segment(
         self, scan: Scan, probability: bool = False, progress: StageProgress | None = None, attention: bool = False

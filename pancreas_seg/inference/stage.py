@@ -167,7 +167,7 @@ def fine_pass(
     geometry = scan.geometry.crop(box)
     prediction = stage.predict(scan, config.infer.output, timings, progress=progress, crop=crop)
     with timed(timings, "restore"):
-        mask, inner = restore_mask(prediction.probabilities, prediction.model, geometry)
+        mask, inner = restore_mask(prediction.probabilities, prediction.model, geometry, config.infer.threshold)
     with timed(timings, "clean"):
         if inner is not None:
             mask[inner.slices] = clean_mask(mask[inner.slices], geometry.voxel_ml, config.clean)

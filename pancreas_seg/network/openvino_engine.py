@@ -111,6 +111,16 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return cpus
 
 
+def describe() -> str:
+    """Version, processor, number format and threads, in a line."""
+    openvino = _import_openvino()
+    core = openvino.Core()
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    name = core.get_property("CPU", "FULL_DEVICE_NAME")
+    version = str(openvino.__version__).split("-")[0]
+    return f"OpenVINO {version}, {name}, {'bf16' if 'BF16' in able else 'fp32'}, {available_cpus()} threads"
+
+
 def _import_openvino() -> ModuleType:
     """OpenVINO without its telemetry: it goes on without that package where it is not installed."""
     blocked = "openvino_telemetry"

@@ -9,8 +9,10 @@ import pytest
 
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ManifestError
+from pancreas_seg.geometry import Geometry
 from pancreas_seg.inference.cohort import CaseInput, CaseOptions, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
+from pancreas_seg.io import write_image
 from tests.conftest import ANY_ORGAN
 from tests.io.conftest import make_slices, save
 
@@ -185,3 +187,21 @@ def test_dicom_and_other_cases_are_segmented_in_one_run(write_nifti, tmp_path, s
     assert done == []
     picked = segment_cases(segmenter, find_cases([first]), tmp_path / "b", CaseOptions(series_uid="1.2.3.5"))
     assert picked[0].reasons == "input.no_such_series"
+
+
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "ct.mha", "ct.nrrd"])
+def test_what_would_need_too_much_memory_is_refused_before_it_is_read(tmp_path, threshold_network, name: str) -> None:
+    array = np.zeros((64, 64, 64), np.int16)
+    array[1] = 1000
+    write_image(tmp_path / name, array, Geometry(array.shape, np.eye(4)))
+    needed = 0.7 + 64**3 * (2 * 2 + 4) / 1e9
+
+    def reasons(gb: float) -> str:
+        config = Config().changed({"infer": {"max_memory_gb": gb}, "data": {"patch_size": [8, 8, 8]}})
+        (outcome,) = segment_cases(
+            Segmenter(threshold_network, config), find_cases([tmp_path / name]), tmp_path / "out"
+        )
+        return outcome.reasons
+
+    assert reasons(needed - 1e-4) == "input.needs_memory"
+    assert "needs_memory" not in reasons(needed + 1e-4)

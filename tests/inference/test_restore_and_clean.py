@@ -7,7 +7,7 @@ from scipy import ndimage
 from pancreas_seg.config import CleanConfig
 from pancreas_seg.geometry import Box, Geometry, resample
 from pancreas_seg.inference.clean import clean_mask, count_components
-from pancreas_seg.inference.restore import restore_mask, restore_probability
+from pancreas_seg.inference.restore import decided, restore_mask, restore_probability
 
 
 def _blobs(shape: tuple[int, int, int], channels: int, seed: int = 0) -> np.ndarray:
@@ -132,3 +132,18 @@ def test_holes_are_those_of_scipy() -> None:
         found = clean_mask(mask.astype(np.uint8), 0.001, CleanConfig(keep_fraction=0.0, minimum_volume_ml=0.0))
         np.testing.assert_array_equal(found > 0, expected)
     assert ndimage.binary_fill_holes(mask).sum() >= mask.sum()
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
+def test_one_class_wins_above_the_threshold(threshold: float) -> None:
+    p = np.random.default_rng(0).random((1, 6, 5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(decided(p, threshold) == 1, p[0] > threshold)
+    grid = Geometry((6, 5, 4), np.eye(4))
+    mask, _ = restore_mask(p, grid, grid, threshold)
+    np.testing.assert_array_equal(mask == 1, p[0] > threshold)
+
+
+def test_of_several_classes_the_most_probable_wins_where_the_background_does_not() -> None:
+    p = np.array([[0.2, 0.1, 0.4], [0.15, 0.3, 0.1]], dtype=np.float32).reshape(2, 3, 1, 1)
+    assert decided(p)[:, 0, 0].tolist() == [0, 0, 0]
+    assert decided(p, 0.2)[:, 0, 0].tolist() == [1, 2, 1]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import SHEAR_TOLERANCE, Geometry
 from pancreas_seg.io.dicom.frames import Frame
+from pancreas_seg.io.limits import check_memory
 
 _LARGEST_VOXELS = 2**31
 _LARGEST_PACKING = 1100
@@ -255,3 +256,4 @@ def _check_size(found: Stack, where: object) -> None:
             expected=f"at most {_LARGEST_VOXELS} voxels, and pixel data that can hold them",
             advice="Export the series again, uncompressed.",
         )
+    check_memory(voxels, 4, where)
