@@ -177,7 +177,7 @@ class Geometry:
         return self.distance_mm(other) <= tolerance_mm
 
 
-_SLAB_VOXELS = 4_000_000
+_ROWS_AT_ONCE = 16
 
 Interpolation = Literal["nearest", "linear", "antialiased"]
 
@@ -226,13 +226,16 @@ def resample(
             raise ValueError("antialiased resampling needs grids with parallel axes")
         return _resample_oblique(array, matrix, offset, target.shape, interpolation, fill)
 
-    out = array
-    shrinking = sorted(range(3), key=lambda a: target.shape[axis_of[a]] / source.shape[a])
-    for axis in shrinking:
+    out, positions = array, []
+    for axis in range(3):
         target_axis = axis_of[axis]
         position = matrix[axis, target_axis] * np.arange(target.shape[target_axis]) + offset[axis]
         out, position = _needed(out, axis, position)
-        out = _resample_axis(out, axis, position, interpolation, fill)
+        positions.append(position)
+    # The axis that shrinks most comes first; of like ones that with the larger steps in memory, which is faster.
+    ratio = [round(len(position) / n, 1) for position, n in zip(positions, out.shape, strict=True)]
+    for axis in sorted(range(3), key=lambda a: (ratio[a], -abs(array.strides[a]))):
+        out = _resample_axis(out, axis, positions[axis], interpolation, fill)
     out = np.transpose(out, np.argsort(axis_of))
     return np.ascontiguousarray(out, dtype=array.dtype if interpolation == "nearest" else np.float32)
 
@@ -307,24 +310,27 @@ def _integrated_hat(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def _multiplied(weights: NDArray[np.float32], array: NDArray[Any], axis: int) -> NDArray[np.float32]:
     """Weights (m, n) applied along an axis of length n of a 3D array of any number type.
 
-    The work is done in slabs across another axis, so that no more than a slab is held in float32 besides the result.
+    A few rows of the weights at a time: only columns near the diagonal are not 0, and only the voxels of these are held
+    in float32 besides the result.
     """
-    if array.flags.f_contiguous and not array.flags.c_contiguous:
+    if array.strides[0] < array.strides[2]:
         return _multiplied(weights, array.T, 2 - axis).T
     shape = list(array.shape)
     shape[axis] = len(weights)
     out = np.empty(shape, dtype=np.float32)
-    across = 0 if axis else 1
-    thickness = max(1, _SLAB_VOXELS * array.shape[across] // max(1, array.size))
-    for start in range(0, array.shape[across], thickness):
-        slab = (slice(None),) * across + (slice(start, start + thickness),)
-        part = np.ascontiguousarray(array[slab], dtype=np.float32)
+    for first in range(0, len(weights), _ROWS_AT_ONCE):
+        rows = weights[first : first + _ROWS_AT_ONCE]
+        used = np.flatnonzero(rows.any(axis=0))
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        block = rows[:, columns]
+        part = np.ascontiguousarray(array[(slice(None),) * axis + (columns,)], dtype=np.float32)
+        where = (slice(None),) * axis + (slice(first, first + len(rows)),)
         if axis == 0:
-            out[slab] = (weights @ part.reshape(len(part), -1)).reshape(len(weights), *part.shape[1:])
+            out[where] = (block @ part.reshape(len(part), -1)).reshape(len(rows), *part.shape[1:])
         elif axis == 1:
-            np.matmul(weights, part, out=out[slab])
+            np.matmul(block, part, out=out[where])
         else:
-            np.matmul(part, weights.T, out=out[slab])
+            out[where] = part @ block.T
     return out
 
 

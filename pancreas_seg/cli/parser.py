@@ -106,7 +106,9 @@ def _add_segment(commands: Any) -> None:
         help="weights files, or folders of trainings, to be averaged; default: starter, those of this package",
     )
     verb.add_argument("--mode", choices=("auto", "cascade", "full"), help="short for --set infer.mode=...")
+    verb.add_argument("--engine", choices=("auto", "torch", "openvino"), help="short for --set infer.engine=...")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    verb.add_argument("--jobs", type=_whole_number(1), default=1, metavar="N", help="processes for many CTs; default 1")
     verb.add_argument("--dicom-seg", action="store_true", help="write mask.dcm too: a DICOM SEG (DICOM input only)")
     verb.add_argument("--rtstruct", action="store_true", help="write rtstruct.dcm too: contours (DICOM input only)")
     verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
@@ -127,11 +129,7 @@ def _add_watch(commands: Any) -> None:
         "--weights", nargs="+", default=["starter"], metavar="FILE", help="as for segment; write IN and OUT before it"
     )
     verb.add_argument("--mode", choices=("auto", "cascade", "full"), help="short for --set infer.mode=...")
-    verb.add_argument("--engine", choices=("auto", "torch", "openvino"), help="short for --set infer.engine=...")
     verb.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    verb.add_argument(
-        "--jobs", type=_whole_number(1), default=1, metavar="N", help="processes, for many CTs; default 1"
-    )
     verb.add_argument("--probability", action="store_true", help="write probability.nii.gz too")
     verb.add_argument("--preview", action="store_true", help="write preview.png too")
     verb.add_argument(

@@ -59,7 +59,7 @@ def watch(options: argparse.Namespace) -> int:
     from pancreas_seg.watch.watcher import WatchOptions
     from pancreas_seg.watch.watcher import watch as watch_folder
 
-    only_sections(options.settings, ("infer", "clean"))
+    only_sections(options.settings, ("infer", "clean", "verdict"))
     mode = [f"infer.mode={options.mode}"] if options.mode else []
     how = WatchOptions(options.settle, options.interval, options.lease, options.once)
     with stopping_on_signals() as stop:
