@@ -79,12 +79,12 @@ def _dicom_writers(options: argparse.Namespace) -> dict[str, Callable[..., Path]
     """File names and what writes them, of the DICOM outputs that are asked for."""
     writers: dict[str, Callable[..., Path]] = {}
     if options.dicom_seg:
-        from pancreas_seg.io.dicom_seg import require_highdicom, write_dicom_seg
+        from pancreas_seg.io.dicom_output import require_highdicom, write_dicom_seg
 
         require_highdicom()
         writers["mask.dcm"] = write_dicom_seg
     if options.rtstruct:
-        from pancreas_seg.io.rtstruct import write_rtstruct
+        from pancreas_seg.io.dicom_output import write_rtstruct
 
         writers["rtstruct.dcm"] = write_rtstruct
     return writers
@@ -92,7 +92,7 @@ def _dicom_writers(options: argparse.Namespace) -> dict[str, Callable[..., Path]
 
 def _dicom_check() -> Callable[[Scan], None]:
     """What refuses a CT, before it is segmented, that DICOM output cannot refer to."""
-    from pancreas_seg.io.dicom_frames import SourceFrames
+    from pancreas_seg.io.dicom_output import SourceFrames
 
     def check(scan: Scan) -> None:
         if scan.series is None:
@@ -110,16 +110,15 @@ def _dicom_check() -> Callable[[Scan], None]:
 
 def export(options: argparse.Namespace) -> int:
     from pancreas_seg.io import read_mask
-    from pancreas_seg.io.dicom_headers import series_headers
-    from pancreas_seg.io.dicom_seg import require_highdicom, write_dicom_seg
-    from pancreas_seg.io.rtstruct import write_rtstruct
+    from pancreas_seg.io.dicom import read_series
+    from pancreas_seg.io.dicom_output import require_highdicom, write_dicom_seg, write_rtstruct
 
     names = _label_names(options.labels)
     if options.format == "dicom-seg":
         require_highdicom()
     mask = read_mask(options.mask)
     write = write_dicom_seg if options.format == "dicom-seg" else write_rtstruct
-    headers = series_headers(options.series)
+    headers = read_series(options.series, options.series_uid).headers()
     print(write(options.out, mask.labels, mask.geometry, headers, names, made=options.made))
     return DONE
 
