@@ -12,6 +12,7 @@ import torch
 
 from pancreas_seg.cli import main
 from pancreas_seg.config import Config
+from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_mask
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.weights import save_weights
@@ -98,26 +99,34 @@ def test_segment_writes_dicom_beside_the_mask(weights, images, tmp_path, capsys)
 def test_what_is_no_dicom_is_refused_before_it_is_segmented(
     weights, write_nifti, tmp_path, caplog, monkeypatch, option: str
 ) -> None:
-    monkeypatch.setattr("pancreas_seg.inference.segmenter.Segmenter.segment", lambda *_, **__: pytest.fail("segmented"))
+    monkeypatch.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("segmented"))
     path = write_nifti(np.random.default_rng(0).integers(-900, 300, (20, 18, 12)).astype(np.int16))
     assert _segment(path, "--weights", weights, "--out", tmp_path / "out", option) == 3
     assert "[input.no_series]" in caplog.text
     assert json.loads((tmp_path / "out" / "ct" / "result.json").read_text())["verdict"] == "refused"
 
 
-def test_a_series_without_uids_is_refused_before_it_is_segmented(weights, images, tmp_path, caplog) -> None:
+def test_a_series_without_uids_is_refused_before_it_is_segmented(
+    weights, images, tmp_path, caplog, monkeypatch
+) -> None:
     del images[2].SOPInstanceUID
     arguments = (_saved(images, tmp_path / "ct"), "--weights", weights, "--out", tmp_path / "out")
-    assert _segment(*arguments, "--rtstruct") == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("segmented"))
+        assert _segment(*arguments, "--rtstruct") == 3
     assert "SOPInstanceUID (1 of 6)" in caplog.text
     assert _segment(*arguments) == 0
 
 
-def test_a_scan_that_was_sheared_back_is_refused(weights, images, tmp_path, caplog) -> None:
+def test_a_scan_that_was_sheared_back_is_refused_before_it_is_segmented(
+    weights, images, tmp_path, caplog, monkeypatch
+) -> None:
     """Its voxels are no longer those of the series."""
     for k, image in enumerate(images):
         image.ImagePositionPatient = [0, k, 3 * k]
     arguments = (_saved(images, tmp_path / "ct"), "--weights", weights, "--out", tmp_path / "out", "--allow-tilt")
-    assert _segment(*arguments, "--dicom-seg") == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("segmented"))
+        assert _segment(*arguments, "--dicom-seg") == 3
     assert "[input.affine_sheared]" in caplog.text
     assert _segment(*arguments) == 0

@@ -211,7 +211,7 @@ def _stored_and_back(folder: Path, ports: tuple[int, int], tmp_path: Path) -> di
 def test_orthanc_keeps_seg_rtstruct_and_ct(tmp_path, oblique_volume, write_series, orthanc) -> None:
     array, affine = oblique_volume
     folder = write_series(tmp_path / "ct", array, affine)
-    headers, grid = read_series(folder), Geometry(array.shape, affine).headers()
+    headers, grid = read_series(folder).headers(), Geometry(array.shape, affine)
     write_dicom_seg(folder / "seg.dcm", _mask(array), grid, headers, NAMES)
     write_rtstruct(folder / "rtstruct.dcm", _mask(array), grid, headers, NAMES)
     write_dicom_seg(folder / "empty.dcm", 0 * _mask(array), grid, headers, NAMES)

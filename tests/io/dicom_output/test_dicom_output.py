@@ -538,7 +538,7 @@ def test_export_takes_one_series_among_other_files(tmp_path, edited, oblique_vol
         series / "mask.dcm", _mask(array), Geometry(array.shape, affine), read_series(series).headers(), NAMES
     )
     (series / "notes.txt").write_text("no DICOM")
-    write_series(series / "scout", array[:, :, :1], affine, change=localizer)
+    write_series(series / "scout", array[:, :, :5], affine, change=localizer)
     assert main([*arguments, "--series", str(series)]) == 0
     first = out.read_bytes()
     write_series(series / "second", array, affine, change=second)
