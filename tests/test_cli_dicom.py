@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -13,13 +12,12 @@ import torch
 
 from pancreas_seg.cli import main
 from pancreas_seg.config import Config
-from pancreas_seg.geometry import Geometry
-from pancreas_seg.inference import cohort
-from pancreas_seg.io import Scan, read_mask
+from pancreas_seg.inference.segmenter import Segmenter
+from pancreas_seg.io import read_mask
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.weights import save_weights
 
-SHAPE, AFFINE = (20, 18, 6), np.diag([-2.0, -1.5, 3.0, 1.0])
+SHAPE = (20, 18, 6)
 
 
 @pytest.fixture
@@ -38,38 +36,42 @@ def weights(tmp_path) -> Path:
 
 @pytest.fixture
 def images() -> list[pydicom.Dataset]:
-    """Headers of a series that lies where the scan does."""
-    headers = []
+    """The slices of a CT."""
+    hu = np.random.default_rng(0).integers(-900, 300, SHAPE)
+    images = []
     for k in range(SHAPE[2]):
-        header = pydicom.Dataset()
-        header.SOPClassUID, header.SOPInstanceUID = pydicom.uid.CTImageStorage, f"1.2.3.{k + 1}"
-        header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID = "1.2.4", "1.2.3", "1.2.5"
-        header.Modality, header.Columns, header.Rows = "CT", SHAPE[0], SHAPE[1]
-        header.PixelSpacing, header.ImageOrientationPatient = [1.5, 2.0], [1, 0, 0, 0, 1, 0]
-        header.ImagePositionPatient = [0, 0, 3 * k]
-        headers.append(header)
-    return headers
+        image = pydicom.Dataset()
+        image.file_meta = pydicom.dataset.FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = pydicom.uid.CTImageStorage
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = f"1.2.3.{k + 1}"
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = "1.2.4", "1.2.3", "1.2.5"
+        image.Modality, image.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+        image.PixelSpacing, image.ImageOrientationPatient = [1.5, 2.0], [1, 0, 0, 0, 1, 0]
+        image.ImagePositionPatient = [0, 0, 3 * k]
+        image.Columns, image.Rows = SHAPE[:2]
+        image.RescaleIntercept, image.RescaleSlope, image.RescaleType = 0, 1, "HU"
+        image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 1
+        image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
+        image.PixelData = hu[:, :, k].T.astype("<i2").tobytes()
+        images.append(image)
+    return images
 
 
-@pytest.fixture
-def series(tmp_path, images, monkeypatch) -> Path:
-    """A file that is read as the CT of these images."""
-    path = tmp_path / "ct.nii"
-    path.write_bytes(b"read by read_ct below")
-    image = np.random.default_rng(0).integers(-900, 300, SHAPE).astype(np.float32)
-
-    def read_ct(path: Path) -> Scan:
-        return Scan(image, Geometry(SHAPE, AFFINE), path, "0" * 64, series=SimpleNamespace(headers=lambda: images))
-
-    monkeypatch.setattr(cohort, "read_ct", read_ct)
-    return path
+def _saved(images: list[pydicom.Dataset], folder: Path) -> Path:
+    """The images as files of a folder, last slice first."""
+    folder.mkdir()
+    for n, image in enumerate(reversed(images)):
+        image.save_as(folder / f"IM{n}.dcm", enforce_file_format=True)
+    return folder
 
 
 def _segment(*arguments: object) -> int:
     return main(["segment", *map(str, arguments)])
 
 
-def test_segment_writes_dicom_beside_the_mask(weights, series, tmp_path, capsys) -> None:
+def test_segment_writes_dicom_beside_the_mask(weights, images, tmp_path, capsys) -> None:
+    series = _saved(images, tmp_path / "ct")
     arguments = (series, "--weights", weights, "--out", tmp_path / "out", "--dicom-seg", "--rtstruct")
     assert _segment(*arguments) == 0
     names = [Path(line).name for line in capsys.readouterr().out.split()]
@@ -97,23 +99,34 @@ def test_segment_writes_dicom_beside_the_mask(weights, series, tmp_path, capsys)
 def test_what_is_no_dicom_is_refused_before_it_is_segmented(
     weights, write_nifti, tmp_path, caplog, monkeypatch, option: str
 ) -> None:
-    monkeypatch.setattr("pancreas_seg.inference.segmenter.Segmenter.segment", lambda *_, **__: pytest.fail("segmented"))
+    monkeypatch.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("segmented"))
     path = write_nifti(np.random.default_rng(0).integers(-900, 300, (20, 18, 12)).astype(np.int16))
     assert _segment(path, "--weights", weights, "--out", tmp_path / "out", option) == 3
     assert "[input.no_series]" in caplog.text
     assert json.loads((tmp_path / "out" / "ct" / "result.json").read_text())["verdict"] == "refused"
 
 
-def test_a_series_without_uids_is_refused_before_it_is_segmented(weights, series, images, tmp_path, caplog) -> None:
+def test_a_series_without_uids_is_refused_before_it_is_segmented(
+    weights, images, tmp_path, caplog, monkeypatch
+) -> None:
     del images[2].SOPInstanceUID
-    arguments = (series, "--weights", weights, "--out", tmp_path / "out")
-    assert _segment(*arguments, "--rtstruct") == 3
+    arguments = (_saved(images, tmp_path / "ct"), "--weights", weights, "--out", tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("segmented"))
+        assert _segment(*arguments, "--rtstruct") == 3
     assert "SOPInstanceUID (1 of 6)" in caplog.text
     assert _segment(*arguments) == 0
 
 
-def test_a_scan_that_was_resampled_is_refused(weights, series, images, tmp_path, caplog) -> None:
-    for image in images:
-        image.ImagePositionPatient = [5, 0, image.ImagePositionPatient[2]]
-    assert _segment(series, "--weights", weights, "--out", tmp_path / "out", "--dicom-seg") == 3
-    assert "[input.mask_off_series]" in caplog.text
+def test_a_scan_that_was_sheared_back_is_refused_before_it_is_segmented(
+    weights, images, tmp_path, caplog, monkeypatch
+) -> None:
+    """Its voxels are no longer those of the series."""
+    for k, image in enumerate(images):
+        image.ImagePositionPatient = [0, k, 3 * k]
+    arguments = (_saved(images, tmp_path / "ct"), "--weights", weights, "--out", tmp_path / "out", "--allow-tilt")
+    with monkeypatch.context() as patched:
+        patched.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("segmented"))
+        assert _segment(*arguments, "--dicom-seg") == 3
+    assert "[input.affine_sheared]" in caplog.text
+    assert _segment(*arguments) == 0

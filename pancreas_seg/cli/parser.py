@@ -252,7 +252,8 @@ def _add_export(commands: Any) -> None:
     verb = commands.add_parser("export", help="write a mask, also one edited afterwards, as DICOM")
     verb.add_argument("mask", type=Path, metavar="MASK", help="label map (.nii .nii.gz .nrrd .mha) on the CT's grid")
     verb.add_argument("--format", choices=("dicom-seg", "rtstruct"), required=True)
-    verb.add_argument("--series", type=Path, required=True, metavar="DIR", help="folder with the CT's DICOM series")
+    verb.add_argument("--series", type=Path, required=True, metavar="PATH", help="the CT in DICOM: folder, zip or file")
+    verb.add_argument("--series-uid", metavar="UID", help="the DICOM series to take where there are several")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE")
     verb.add_argument(
         "--label", dest="labels", action="append", default=[], metavar="VALUE=NAME", help="default 1=pancreas"

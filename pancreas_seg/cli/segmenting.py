@@ -117,12 +117,12 @@ def _dicom_writers(options: argparse.Namespace) -> dict[str, Callable[..., Path]
     """File names and what writes them, of the DICOM outputs that are asked for."""
     writers: dict[str, Callable[..., Path]] = {}
     if options.dicom_seg:
-        from pancreas_seg.io.dicom_seg import require_highdicom, write_dicom_seg
+        from pancreas_seg.io.dicom_output import require_highdicom, write_dicom_seg
 
         require_highdicom()
         writers["mask.dcm"] = write_dicom_seg
     if options.rtstruct:
-        from pancreas_seg.io.rtstruct import write_rtstruct
+        from pancreas_seg.io.dicom_output import write_rtstruct
 
         writers["rtstruct.dcm"] = write_rtstruct
     return writers
@@ -130,7 +130,7 @@ def _dicom_writers(options: argparse.Namespace) -> dict[str, Callable[..., Path]
 
 def _check_for_dicom(scan: Scan) -> None:
     """Refuse a CT, before it is segmented, that DICOM output cannot refer to."""
-    from pancreas_seg.io.dicom_frames import SourceFrames
+    from pancreas_seg.io.dicom_output import SourceFrames
 
     if scan.series is None:
         raise InputError(

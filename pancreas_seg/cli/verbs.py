@@ -24,16 +24,15 @@ DONE, BUG, USAGE, REFUSED, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 def export(options: argparse.Namespace) -> int:
     from pancreas_seg.io import read_mask
-    from pancreas_seg.io.dicom_headers import series_headers
-    from pancreas_seg.io.dicom_seg import require_highdicom, write_dicom_seg
-    from pancreas_seg.io.rtstruct import write_rtstruct
+    from pancreas_seg.io.dicom import read_series
+    from pancreas_seg.io.dicom_output import require_highdicom, write_dicom_seg, write_rtstruct
 
     names = _label_names(options.labels)
     if options.format == "dicom-seg":
         require_highdicom()
     mask = read_mask(options.mask)
     write = write_dicom_seg if options.format == "dicom-seg" else write_rtstruct
-    headers = series_headers(options.series)
+    headers = read_series(options.series, options.series_uid).headers()
     print(write(options.out, mask.labels, mask.geometry, headers, names, made=options.made))
     return DONE
 

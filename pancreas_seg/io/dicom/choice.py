@@ -18,6 +18,7 @@ from pancreas_seg.io.dicom.stack import distinct_positions, typical_step_mm
 
 _FEWEST_SLICES = 4
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_BY_UID = "--series UID (`export`: --series-uid UID)"
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def _one_series(files: Sequence[DicomFile], where: Path) -> list[DicomFile]:
         where=where,
         found=f"{len(fit or groups)} CT series: {listed}",
         expected="one",
-        advice="Say which one with --series UID, or give its folder.",
+        advice=f"Say which one with {_BY_UID}, or give its folder.",
     )
 
 
@@ -154,7 +155,7 @@ def _derived_alone(derived: list[DicomFile], where: Path) -> list[DicomFile]:
             where=where,
             found=f"{len(derived)} CT images, all of them derived from others (ImageType): series {uids}",
             expected="images as the scanner reconstructed them",
-            advice="Give the original series, or say --series UID if this is the one to segment.",
+            advice=f"Give the original series, or say {_BY_UID} if this is the one.",
         )
     log.warning("no original CT images: taking %d that are derived from primary ones", len(primary))
     return primary
@@ -197,9 +198,9 @@ def _no_such_series(n: int, where: Path) -> InputError:
     return InputError(
         "input.no_such_series",
         where=where,
-        found=f"{n} CT series, none with the UID of --series",
+        found=f"{n} CT series, none with the UID that was given",
         expected="a SeriesInstanceUID of this input",
-        advice="Leave out --series: if there are several, they are listed with their UIDs.",
+        advice="Leave the UID out: if there are several, they are listed with their UIDs.",
     )
 
 

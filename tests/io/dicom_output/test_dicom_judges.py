@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import read_mask
-from pancreas_seg.io.dicom_headers import series_headers
-from pancreas_seg.io.dicom_seg import write_dicom_seg
-from pancreas_seg.io.rtstruct import write_rtstruct
+from pancreas_seg.io.dicom import read_series
+from pancreas_seg.io.dicom_output import write_dicom_seg, write_rtstruct
 
 NAMES = {1: "pancreas", 2: "tumour"}
 
@@ -87,7 +86,7 @@ def test_all_orientations(tmp_path, oblique_volume, reorient, write_series) -> N
     """dciodvfy finds no error; dcmqi reads the SEG back voxel by voxel."""
     array, affine = oblique_volume
     mask, geometry = _mask(array), Geometry(array.shape, affine)
-    headers = series_headers(write_series(tmp_path / "ct", *reorient(array, affine)))
+    headers = read_series(write_series(tmp_path / "ct", *reorient(array, affine))).headers()
     seg = write_dicom_seg(tmp_path / "seg.dcm", mask, geometry, headers, NAMES)
     rtstruct = write_rtstruct(tmp_path / "rtstruct.dcm", mask, geometry, headers, NAMES)
     assert _errors_by_dciodvfy(seg) == []
@@ -103,7 +102,7 @@ def test_all_orientations(tmp_path, oblique_volume, reorient, write_series) -> N
 def test_empty_masks_and_other_names_are_valid(tmp_path, oblique_volume, write_series, write: Callable, made) -> None:
     array, affine = oblique_volume
     grid = Geometry(array.shape, affine)
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     names = {1: "pancreas", 2: "tumour", 3: "kidney_left", 4: "something else"}
     more = {"made": made, "weights_sha256": "0123456789abcdef" * 4}
     assert _errors_by_dciodvfy(write(tmp_path / "a.dcm", 0 * _mask(array), grid, headers, names, **more)) == []
@@ -112,7 +111,7 @@ def test_empty_masks_and_other_names_are_valid(tmp_path, oblique_volume, write_s
 
 def test_dcmqi_reads_an_empty_seg(tmp_path, oblique_volume, write_series) -> None:
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     grid = Geometry(array.shape, affine)
     path = write_dicom_seg(tmp_path / "a.dcm", np.zeros(array.shape, np.uint8), grid, headers, {1: "pancreas"})
     assert not _on_grid(_segments_by_dcmqi(path, tmp_path / "dcmqi")["pancreas"], array.shape, affine).any()
@@ -139,7 +138,7 @@ def test_plastimatch_rasterises_the_contours(tmp_path, write_series, flip) -> No
     # CTs on disk run to the patient's left and back.
     affine = np.diag([-0.9, -0.7, 2.5, 1]) @ np.diag([*flip, 1])
     series = write_series(tmp_path / "ct", np.where(mask, 100, -50).astype(np.int16), affine)
-    headers = series_headers(series)
+    headers = read_series(series).headers()
     path = write_rtstruct(tmp_path / "rt.dcm", mask, Geometry(mask.shape, affine), headers, {1: "pancreas"})
     found = _on_grid(_rasterised_by_plastimatch(path, series, tmp_path / "found"), mask.shape, affine)
     assert _dice(found, mask > 0) >= 0.98
@@ -212,7 +211,7 @@ def _stored_and_back(folder: Path, ports: tuple[int, int], tmp_path: Path) -> di
 def test_orthanc_keeps_seg_rtstruct_and_ct(tmp_path, oblique_volume, write_series, orthanc) -> None:
     array, affine = oblique_volume
     folder = write_series(tmp_path / "ct", array, affine)
-    headers, grid = series_headers(folder), Geometry(array.shape, affine)
+    headers, grid = read_series(folder).headers(), Geometry(array.shape, affine)
     write_dicom_seg(folder / "seg.dcm", _mask(array), grid, headers, NAMES)
     write_rtstruct(folder / "rtstruct.dcm", _mask(array), grid, headers, NAMES)
     write_dicom_seg(folder / "empty.dcm", 0 * _mask(array), grid, headers, NAMES)
@@ -225,7 +224,7 @@ def test_a_real_series_before_all_judges(tmp_path, real_data, orthanc) -> None:
     series = real_data / "cb001" / "dicom"
     mask = read_mask(real_data / "cb001" / "pancreas_machine.nii.gz")
     truth, affine = mask.labels > 0, mask.geometry.affine
-    headers = series_headers(series)
+    headers = read_series(series).headers()
     folder = tmp_path / "all"
     shutil.copytree(series, folder)
     seg = write_dicom_seg(folder / "seg.dcm", mask.labels, mask.geometry, headers, {1: "pancreas"})
@@ -242,7 +241,7 @@ def test_a_real_series_before_all_judges(tmp_path, real_data, orthanc) -> None:
 @pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
 def test_a_series_without_uids_says_what_is_missing(tmp_path, real_data, write: Callable) -> None:
     mask = read_mask(real_data / "totalseg_dicom" / "organs_machine.nii.gz")
-    headers = series_headers(real_data / "totalseg_dicom" / "dicom")
+    headers = read_series(real_data / "totalseg_dicom" / "dicom").headers()
     with pytest.raises(InputError) as caught:
         write(tmp_path / "a.dcm", mask.labels, mask.geometry, headers, {7: "pancreas"})
     assert caught.value.code == "input.dicom_incomplete"

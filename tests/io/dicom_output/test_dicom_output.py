@@ -17,10 +17,9 @@ from pancreas_seg.errors import ConfigError, InputError
 from pancreas_seg.evaluation.metrics import dice
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import write_mask
-from pancreas_seg.io.contours import outlines
-from pancreas_seg.io.dicom_headers import series_headers
-from pancreas_seg.io.dicom_seg import write_dicom_seg
-from pancreas_seg.io.rtstruct import write_rtstruct
+from pancreas_seg.io.dicom import read_series
+from pancreas_seg.io.dicom_output import write_dicom_seg, write_rtstruct
+from pancreas_seg.io.dicom_output.contours import outlines
 
 NAMES = {1: "pancreas", 2: "tumour"}
 WRITERS = [pytest.param(write_dicom_seg, id="seg"), pytest.param(write_rtstruct, id="rtstruct")]
@@ -33,6 +32,11 @@ def _mask(array: NDArray[np.int16]) -> NDArray[np.uint8]:
     mask[6:9, 4:6, 4] = 2
     mask[0, 7, 5] = 1
     return mask
+
+
+def _as_they_are(folder: Path) -> list[Dataset]:
+    """Headers of a series that `read_series` would refuse, in the order of their files' names."""
+    return [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(folder.iterdir())]
 
 
 def _to_index(points_mm: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,7 +106,7 @@ def test_series_in_all_orientations(tmp_path, oblique_volume, reorient, write_se
     """The mask stays as it is; the series' columns, rows and slices run in each of the 48 ways, names shuffled."""
     array, affine = oblique_volume
     mask, geometry = _mask(array), Geometry(array.shape, affine)
-    headers = series_headers(write_series(tmp_path / "ct", *reorient(array, affine)))
+    headers = read_series(write_series(tmp_path / "ct", *reorient(array, affine))).headers()
     write_dicom_seg(tmp_path / "seg.dcm", mask, geometry, headers, NAMES)
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(_seg_on_grid(seg, array.shape, affine), mask)
@@ -116,7 +120,7 @@ def test_series_in_all_orientations(tmp_path, oblique_volume, reorient, write_se
 @pytest.mark.parametrize("write", WRITERS)
 def test_masks_in_all_orientations_give_the_same_bytes(tmp_path, oblique_volume, reorient, write_series, write) -> None:
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     mask = _mask(array)
     write(tmp_path / "a.dcm", mask, Geometry(array.shape, affine), headers, NAMES)
     turned, turned_affine = reorient(mask, affine)
@@ -127,7 +131,7 @@ def test_masks_in_all_orientations_give_the_same_bytes(tmp_path, oblique_volume,
 def test_highdicom_reads_the_volume_and_the_frames_refer_to_their_images(tmp_path, oblique_volume, write_series):
     hd = pytest.importorskip("highdicom")
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     mask = _mask(array)
     path = write_dicom_seg(tmp_path / "seg.dcm", mask, Geometry(array.shape, affine), headers, NAMES)
     seg = hd.seg.segread(path)
@@ -147,7 +151,7 @@ def test_highdicom_reads_the_volume_and_the_frames_refer_to_their_images(tmp_pat
 
 def test_what_a_seg_says(tmp_path, oblique_volume, write_series) -> None:
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     names = {1: "pancreas", 2: "tumour", 3: "kidney_left", 4: "Gang\\ ä"}
     grid = Geometry(array.shape, affine)
     weights = "0123456789abcdef" * 4
@@ -178,7 +182,7 @@ def test_what_a_seg_says(tmp_path, oblique_volume, write_series) -> None:
 
 def test_what_an_rtstruct_says(tmp_path, oblique_volume, write_series) -> None:
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     grid = Geometry(array.shape, affine)
     path = write_rtstruct(tmp_path / "rt.dcm", _mask(array), grid, headers, NAMES, made="semiautomatic")
     rt = pydicom.dcmread(path)
@@ -214,7 +218,7 @@ def test_names_in_any_character_set(tmp_path, oblique_volume, write_series, writ
             del image.SpecificCharacterSet
 
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine, change=named))
+    headers = read_series(write_series(tmp_path / "ct", array, affine, change=named)).headers()
     out = pydicom.dcmread(write(tmp_path / "a.dcm", _mask(array), Geometry(array.shape, affine), headers, NAMES))
     assert str(out.PatientName) == name
     assert out.get("SpecificCharacterSet") == character_set
@@ -223,7 +227,7 @@ def test_names_in_any_character_set(tmp_path, oblique_volume, write_series, writ
 def test_empty_masks(tmp_path, oblique_volume, write_series) -> None:
     """A SEG with one frame without a voxel, an ROI without contours: the finding that nothing was found."""
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     empty, grid = np.zeros(array.shape, np.uint8), Geometry(array.shape, affine)
     seg = pydicom.dcmread(write_dicom_seg(tmp_path / "seg.dcm", empty, grid, headers, NAMES))
     assert (seg.NumberOfFrames, len(seg.SegmentSequence)) == (2, 2)
@@ -235,7 +239,7 @@ def test_empty_masks(tmp_path, oblique_volume, write_series) -> None:
 
 def test_values_that_are_not_numbered_from_1(tmp_path, oblique_volume, write_series) -> None:
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     mask, grid = _mask(array), Geometry(array.shape, affine)
     plain = write_dicom_seg(tmp_path / "a.dcm", mask, grid, headers, NAMES)
     spread = np.array([0, 300, 7])[mask]
@@ -249,7 +253,7 @@ def test_values_that_are_not_numbered_from_1(tmp_path, oblique_volume, write_ser
 def test_headers_stay_as_they_are(tmp_path, oblique_volume, write_series, write) -> None:
     array, affine = oblique_volume
     folder = write_series(tmp_path / "ct", array, affine, change=_without("PatientSex", "ContentDate"))
-    headers, before = series_headers(folder), series_headers(folder)
+    headers, before = read_series(folder).headers(), read_series(folder).headers()
     with disable_value_validation():
         for header in (*headers, *before):
             header.PatientSex = "unknown"
@@ -281,7 +285,7 @@ def _multi_frame(headers: list[Dataset], order: list[int]) -> Dataset:
 def test_frames_of_a_multi_frame_image_are_referred_to_by_number(tmp_path, oblique_volume, write_series) -> None:
     array, affine = oblique_volume
     order = [3, 0, 5, 1, 4, 2]
-    images = series_headers(write_series(tmp_path / "ct", array, affine))
+    images = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     headers = [_multi_frame(images, order)]
     mask, grid = _mask(array), Geometry(array.shape, affine)
     number = {tuple(images[k].ImagePositionPatient): n for n, k in enumerate(order, start=1)}
@@ -306,7 +310,7 @@ def test_frames_of_a_multi_frame_image_are_referred_to_by_number(tmp_path, obliq
 @pytest.mark.parametrize("write", WRITERS)
 def test_other_masks_and_weights_get_other_uids(tmp_path, oblique_volume, write_series, write) -> None:
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     mask, grid = _mask(array), Geometry(array.shape, affine)
     edited = mask.copy()
     edited[5, 3, 2] = 0
@@ -328,7 +332,7 @@ def test_missing_type_2_attributes_are_empty_and_no_name_is_logged(
         image.PatientName, image.PatientSex = "Doe Jane 1950", ""
 
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine, change=bare))
+    headers = read_series(write_series(tmp_path / "ct", array, affine, change=bare)).headers()
     out = pydicom.dcmread(write(tmp_path / "a.dcm", _mask(array), Geometry(array.shape, affine), headers, NAMES))
     for name in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName", "PatientBirthDate"):
         assert out[name].value in ("", None)
@@ -397,7 +401,7 @@ def _at_3(name: str, value: object):
 def test_unfit_series_are_refused(tmp_path, write_series, write, change, code, said) -> None:
     affine = np.diag([-0.8, -0.7, 2.6, 1])
     mask = np.ones((5, 4, 6), np.uint8)
-    headers = series_headers(write_series(tmp_path / "ct", mask.astype(np.int16), affine, change=change))
+    headers = _as_they_are(write_series(tmp_path / "ct", mask.astype(np.int16), affine, change=change))
     with pytest.raises(InputError) as caught:
         write(tmp_path / "a.dcm", mask, Geometry(mask.shape, affine), headers, NAMES)
     assert caught.value.code == f"input.{code}"
@@ -411,7 +415,7 @@ def test_no_images_and_single_images(tmp_path, write_series) -> None:
     grid = Geometry(mask.shape, affine)
     with pytest.raises(InputError, match="no images"):
         write_rtstruct(tmp_path / "a.dcm", mask, grid, [], NAMES)
-    headers = series_headers(write_series(tmp_path / "ct", mask.astype(np.int16), affine))
+    headers = _as_they_are(write_series(tmp_path / "ct", mask.astype(np.int16), affine))
     seg = pydicom.dcmread(write_dicom_seg(tmp_path / "a.dcm", mask, grid, headers, {1: "pancreas"}))
     assert seg.NumberOfFrames == 1
     del headers[0].SliceThickness
@@ -432,7 +436,7 @@ def test_no_images_and_single_images(tmp_path, write_series) -> None:
 @pytest.mark.parametrize("write", WRITERS)
 def test_masks_off_the_series_are_refused(tmp_path, write_series, write, affine) -> None:
     mask = np.ones((5, 4, 6), np.uint8)
-    headers = series_headers(write_series(tmp_path / "ct", mask.astype(np.int16), np.diag([-0.8, -0.7, 2.6, 1])))
+    headers = read_series(write_series(tmp_path / "ct", mask.astype(np.int16), np.diag([-0.8, -0.7, 2.6, 1]))).headers()
     with pytest.raises(InputError, match="mask_off_series"):
         write(tmp_path / "a.dcm", mask, Geometry(mask.shape, affine), headers, NAMES)
     cropped = mask[:, :, :5]
@@ -443,7 +447,7 @@ def test_masks_off_the_series_are_refused(tmp_path, write_series, write, affine)
 @pytest.mark.parametrize("write", WRITERS)
 def test_values_without_a_name_are_refused(tmp_path, oblique_volume, write_series, write) -> None:
     array, affine = oblique_volume
-    headers = series_headers(write_series(tmp_path / "ct", array, affine))
+    headers = read_series(write_series(tmp_path / "ct", array, affine)).headers()
     with pytest.raises(InputError, match="without a name: 2; expected 0 and those named: 1 pancreas"):
         write(tmp_path / "a.dcm", _mask(array), Geometry(array.shape, affine), headers, {0: "body", 1: "pancreas"})
 
@@ -485,33 +489,12 @@ def test_a_contour_may_be_longer_than_a_short_value_field(tmp_path, write_series
     mask[:, 0] = 1
     mask[::2] = 1
     affine = np.diag([-0.5, -0.5, 2, 1.0])
-    headers = series_headers(write_series(tmp_path / "ct", mask.astype(np.int16), affine))
+    headers = _as_they_are(write_series(tmp_path / "ct", mask.astype(np.int16), affine))
     grid = Geometry(mask.shape, affine)
     rt = pydicom.dcmread(write_rtstruct(tmp_path / "rt.dcm", mask, grid, headers, NAMES))
     (contour,) = rt.ROIContourSequence[0].ContourSequence
     assert contour.NumberOfContourPoints > 3000
     np.testing.assert_array_equal(_rtstruct_on_grid(rt, mask.shape, affine), mask)
-
-
-def test_headers_of_one_series_among_other_files(tmp_path, oblique_volume, write_series) -> None:
-    array, affine = oblique_volume
-    folder = write_series(tmp_path / "ct", array, affine)
-    (folder / "notes.txt").write_text("no DICOM")
-    headers = series_headers(folder)
-    write_dicom_seg(folder / "mask.dcm", _mask(array), Geometry(array.shape, affine), headers, NAMES)
-
-    def localizer(k: int, image: Dataset) -> None:
-        image.ImageType, image.SeriesInstanceUID = ["ORIGINAL", "PRIMARY", "LOCALIZER"], "1.5"
-
-    write_series(folder / "scout", array[:, :, :1], affine, change=localizer)
-    assert len(series_headers(folder)) == array.shape[2]
-    write_series(folder / "second", array, affine, change=_at_3("SeriesInstanceUID", "1.6"))
-    with pytest.raises(InputError, match="2 series"):
-        series_headers(folder)
-    (tmp_path / "empty").mkdir()
-    for where, said in (("empty", "no CT image"), ("nowhere", "no folder")):
-        with pytest.raises(InputError, match=said):
-            series_headers(tmp_path / where)
 
 
 @pytest.fixture
@@ -537,6 +520,40 @@ def test_export_on_the_command_line(tmp_path, edited, oblique_volume, capsys, ki
     np.testing.assert_array_equal(on_grid(out, array.shape, affine), _mask(array))
     made = out.SegmentSequence[0].SegmentAlgorithmType if modality == "SEG" else None
     assert made in ("SEMIAUTOMATIC", None)
+
+
+def test_export_takes_one_series_among_other_files(tmp_path, edited, oblique_volume, write_series, capsys) -> None:
+    mask, series = edited
+    array, affine = oblique_volume
+    out = tmp_path / "a.dcm"
+    arguments = ["export", str(mask), "--format", "rtstruct", "--label", "1=a", "--label", "2=b", "--out", str(out)]
+
+    def localizer(k: int, image: Dataset) -> None:
+        image.ImageType, image.SeriesInstanceUID = ["ORIGINAL", "PRIMARY", "LOCALIZER"], "1.5"
+
+    def second(k: int, image: Dataset) -> None:
+        image.SeriesInstanceUID, image.SOPInstanceUID = "1.6", f"1.6.{k + 1}"
+
+    write_rtstruct(
+        series / "mask.dcm", _mask(array), Geometry(array.shape, affine), read_series(series).headers(), NAMES
+    )
+    (series / "notes.txt").write_text("no DICOM")
+    write_series(series / "scout", array[:, :, :5], affine, change=localizer)
+    assert main([*arguments, "--series", str(series)]) == 0
+    first = out.read_bytes()
+    write_series(series / "second", array, affine, change=second)
+    assert main([*arguments, "--series", str(series)]) == 3
+    said = capsys.readouterr().err
+    assert "[input.several_series]" in said
+    assert "--series-uid UID" in said
+    assert main([*arguments, "--series", str(series), "--series-uid", "1.2.3.4.5"]) == 0
+    assert out.read_bytes() == first
+    assert main([*arguments, "--series", str(series), "--series-uid", "1.6"]) == 0
+    reference = pydicom.dcmread(out).ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    assert reference.RTReferencedSeriesSequence[0].SeriesInstanceUID == "1.6"
+    (tmp_path / "empty").mkdir()
+    for where in ("empty", "nowhere"):
+        assert main([*arguments, "--series", str(tmp_path / where)]) == 3
 
 
 def test_without_highdicom_the_extra_is_named(tmp_path, edited, capsys, monkeypatch) -> None:

@@ -17,10 +17,10 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 from pancreas_seg._version import __version__
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io.atomic import replacing
-from pancreas_seg.io.contours import outlines
-from pancreas_seg.io.dicom_frames import SourceFrames, reference_to, uid
-from pancreas_seg.io.dicom_images import without_quotes
-from pancreas_seg.io.dicom_structures import ABNORMAL, Maker, check_named, code_item, structure_of
+from pancreas_seg.io.dicom.header import quiet
+from pancreas_seg.io.dicom_output.contours import outlines
+from pancreas_seg.io.dicom_output.source_frames import SourceFrames, reference_to, uid
+from pancreas_seg.io.dicom_output.structures import ABNORMAL, Maker, check_named, code_item, structure_of
 
 SERIES_NUMBER = 9002
 _NOTE = "Research software; not for diagnosis or treatment"
@@ -28,7 +28,7 @@ _STUDY = UID("1.2.840.10008.3.1.2.3.1")
 """Detached Study Management: retired, and still what planning systems expect here."""
 
 
-@without_quotes()
+@quiet()
 def write_rtstruct(
     path: str | Path,
     mask: NDArray[Any],

@@ -5,15 +5,11 @@ Standard: PS3.3, C.7.6.2 (Image Plane Module), C.7.6.16 (Multi-frame Functional 
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 
 from pancreas_seg.errors import InputError
@@ -32,20 +28,6 @@ _IN_GROUP = {
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "PixelSpacing": "PixelMeasuresSequence",
 }
-
-
-@contextmanager
-def without_quotes() -> Iterator[None]:
-    """Keep pydicom from warnings of unusual values, in which it quotes them: they can name a patient."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def images_of(headers: Sequence[Dataset]) -> list[Dataset]:

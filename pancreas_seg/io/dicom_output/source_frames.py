@@ -20,7 +20,8 @@ from pydicom.uid import UID
 from pancreas_seg._version import __version__
 from pancreas_seg.errors import InputError
 from pancreas_seg.geometry import Geometry
-from pancreas_seg.io.dicom_images import (
+from pancreas_seg.io.dicom.header import quiet
+from pancreas_seg.io.dicom_output.source_images import (
     PER_IMAGE,
     PER_SERIES,
     TOLERANCE_VOXELS,
@@ -29,7 +30,6 @@ from pancreas_seg.io.dicom_images import (
     images_of,
     position_of,
     step_of,
-    without_quotes,
 )
 
 TYPE_2 = (
@@ -74,7 +74,7 @@ class SourceFrames:
     moment: tuple[str, str]
 
     @classmethod
-    @without_quotes()
+    @quiet()
     def of(cls, headers: Sequence[Dataset], where: object = "DICOM series") -> SourceFrames:
         """Check the headers of a series and put them in order.
 

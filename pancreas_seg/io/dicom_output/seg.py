@@ -21,9 +21,9 @@ from pancreas_seg._version import __version__
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io.atomic import replacing
-from pancreas_seg.io.dicom_frames import TYPE_2, SourceFrames, reference_to, uid
-from pancreas_seg.io.dicom_images import without_quotes
-from pancreas_seg.io.dicom_structures import Maker, check_named, code_item, structure_of
+from pancreas_seg.io.dicom.header import quiet
+from pancreas_seg.io.dicom_output.source_frames import TYPE_2, SourceFrames, reference_to, uid
+from pancreas_seg.io.dicom_output.structures import Maker, check_named, code_item, structure_of
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -44,7 +44,7 @@ def require_highdicom() -> None:
         )
 
 
-@without_quotes()
+@quiet()
 def write_dicom_seg(
     path: str | Path,
     mask: NDArray[Any],
