@@ -23,7 +23,7 @@ _EXITS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, errors.PancreasSegError)
 }
-_EXIT_OF_PREFIX = {"result": None, "config": 2, "weights": 2, "output": 2}
+_EXIT_OF_PREFIX = {"result": None, "config": 2, "weights": 2, "output": 2, "watch": 1}
 _FILES = (".json", ".toml", ".csv", ".safetensors", ".txt")
 
 
