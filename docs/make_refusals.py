@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pancreas_seg import errors
@@ -23,7 +24,7 @@ _EXITS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, errors.PancreasSegError)
 }
-_EXIT_OF_PREFIX = {"result": None, "config": 2, "weights": 2, "output": 2}
+_EXIT_OF_PREFIX = {"result": None, "config": 2, "weights": 2, "output": 2, "watch": 1}
 _FILES = (".json", ".toml", ".csv", ".safetensors", ".txt")
 
 
@@ -36,6 +37,7 @@ class Raised:
     advice: str
 
 
+@cache
 def raised() -> list[Raised]:
     """All codes that the source gives, sorted; of a code that is raised in several places, the first advice."""
     found: dict[str, Raised] = {}

@@ -128,7 +128,7 @@ def _check_sha256(case_id: str, what: str, found: str, recorded: str | None) -> 
 def _check_duplicate(case_id: str, scan: Scan, first_with: dict[str, tuple[str, str]]) -> Iterator[Finding]:
     digest = hashlib.sha256(str(scan.image.shape).encode())
     for plane in np.moveaxis(scan.image, 2, 0):
-        digest.update(np.ascontiguousarray(plane.T).data)
+        digest.update(np.ascontiguousarray(plane.T, dtype=np.float32).data)  # whatever type holds whole HU
     first, sha256 = first_with.setdefault(digest.hexdigest(), (case_id, scan.sha256))
     if first != case_id:
         how = "the same file" if sha256 == scan.sha256 else "the same voxels in another file"

@@ -153,7 +153,8 @@ class Compactd(MapTransform):
 
 def training_volume(config: Config) -> Compose:
     """Everything that is deterministic in training: read, preprocess, compact."""
-    steps = [ReadCased(config), preprocessing(config, with_label=True), Compactd()]
+    # Flat: MONAI takes a Compose for random, and would cache what stands before it alone.
+    steps = [ReadCased(config), *preprocessing(config, with_label=True).transforms, Compactd()]
     # With log_stats MONAI logs a failing transform's input, and with it paths, which can name a patient.
     return Compose(steps, log_stats=False)
 

@@ -225,7 +225,11 @@ def sha256_of(path: Path) -> str | None:
 
 def case_name(path: Path) -> str:
     """A file's name without the suffixes that this package reads; a folder's as it is."""
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError:  # a name that no file can have, or in a folder that may not be entered
+        is_folder = False
+    if is_folder:
         return path.name or path.resolve().name or "ct"
     for suffix in (*IMAGE_SUFFIXES, ".zip", ".dcm"):
         if path.name.lower().endswith(suffix):

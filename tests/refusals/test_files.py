@@ -14,13 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
 
 from pancreas_seg.cli import main
-from pancreas_seg.config import Config
-from pancreas_seg.network.attention_unet import AttentionUNet
-from pancreas_seg.network.weights import save_weights
+from tests.refusals.conftest import refused
 
 SHAPE = (12, 10, 8)
 DIM, DATATYPE, PIXDIM, VOX_OFFSET, SLOPE, UNITS, CODES, QUATERN, QOFFSET, SROW, MAGIC = (
@@ -29,19 +26,6 @@ DIM, DATATYPE, PIXDIM, VOX_OFFSET, SLOPE, UNITS, CODES, QUATERN, QOFFSET, SROW, 
 """Where fields of the NIfTI-1 header are."""
 
 _NOBODY = 65534
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    config = Config().changed(
-        {"data": {"spacing_mm": [4.0, 4.0, 4.0], "patch_size": [16, 16, 16]}, "network": {"channels": [4, 8]}}
-    )
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    network = AttentionUNet.from_config(config)
-    torch.nn.init.zeros_(network.head.weight)
-    network.head.bias.data = torch.tensor([0.0, 1.0])  # everything is foreground
-    save_weights(path, network, config)
-    return path
 
 
 def hu(shape: tuple[int, ...] = SHAPE) -> NDArray[np.int16]:
@@ -385,27 +369,6 @@ PATHS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a file of 30 GB": ("x.nii", _sparse, "input.too_large"),
     "a file as a folder": ("x.nii/y.nii", lambda path: path.parent.write_bytes(nifti()), "input.unreadable"),
 }
-
-
-def refused(path: Path, weights: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    """What result.json says of a refused case; a mask from an earlier run lies in its folder."""
-    stem = path.name
-    for suffix in (".nii.gz", ".nii", ".nrrd", ".mha"):
-        stem = stem.removesuffix(suffix)
-    folder = out / stem[:100]
-    folder.mkdir(parents=True)
-    (folder / "mask.nii.gz").write_bytes(b"stale")
-    assert main(["segment", str(path), "--weights", str(weights), "--out", str(out)]) == 3
-    streams = capsys.readouterr()
-    assert "Traceback" not in streams.err
-    (written,) = [p for p in out.rglob("*") if p.is_file() and p.name != "summary.csv"]
-    facts = json.loads(written.read_text())
-    assert written.name == "result.json"
-    assert facts["verdict"] == "refused"
-    assert facts["reasons"][0]["text"].endswith(".")
-    assert facts["reasons"][0]["code"] in streams.err
-    assert "refused" in (out / "summary.csv").read_text()
-    return facts
 
 
 @pytest.mark.timeout(30)

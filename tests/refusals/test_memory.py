@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +22,7 @@ LIMIT_MB = 200
 READ = """
 import json, os, resource, sys
 from pancreas_seg.errors import PancreasSegError
-from pancreas_seg.io import read_ct
+from pancreas_seg.io import itk, read_ct
 read_ct(sys.argv[1])
 taken = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 limit = taken + int(sys.argv[2]) * 2**20
@@ -66,6 +67,7 @@ def _nrrd(shape: str) -> bytes:
     ).encode()
 
 
+@cache
 def _zeros(n_mb: int, bits: int, start: bytes = b"") -> bytes:
     """Compressed zeros behind a start, made block by block."""
     packer = zlib.compressobj(9, wbits=bits)
@@ -78,13 +80,13 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "plain_claims_31_gb.nii": (lambda: _nifti((2500, 2500, 2500)) + bytes(10_000), "input.too_large"),
     "gzip_claims_31_gb.nii.gz": (lambda: _zeros(1, 31, _nifti((2500, 2500, 2500))), "input.too_large"),
     "gzip_claims_2_gb.nii.gz": (lambda: _zeros(1, 31, _nifti((1000, 1000, 1000))), "input.truncated"),
-    "gzip_holds_400_mb.nii.gz": (lambda: _zeros(400, 31, _nifti((20, 20, 20))), "input.constant"),
-    "gzip_is_400_mb_of_nothing.nii.gz": (lambda: _zeros(400, 31), "input.not_nifti"),
+    "gzip_holds_256_mb.nii.gz": (lambda: _zeros(256, 31, _nifti((20, 20, 20))), "input.constant"),
+    "gzip_is_256_mb_of_nothing.nii.gz": (lambda: _zeros(256, 31), "input.not_nifti"),
     "mha_claims_31_gb.mha": (lambda: _mha(LARGE, 10_000) + bytes(10_000), "input.too_large"),
-    "mha_holds_400_mb.mha": (lambda: _mha(SMALL, len(_zeros(400, 15))) + _zeros(400, 15), "input.truncated"),
+    "mha_holds_256_mb.mha": (lambda: _mha(SMALL, len(_zeros(256, 15))) + _zeros(256, 15), "input.truncated"),
     "nrrd_claims_31_gb.nrrd": (lambda: _nrrd(LARGE) + bytes(10_000), "input.too_large"),
     "nrrd_claims_2_gb.nrrd": (lambda: _nrrd("1000 1000 1000") + bytes(10_000), "input.truncated"),
-    "nrrd_holds_400_mb.nrrd": (lambda: _nrrd(SMALL) + _zeros(400, 31), "input.truncated"),
+    "nrrd_holds_256_mb.nrrd": (lambda: _nrrd(SMALL) + _zeros(256, 31), "input.truncated"),
 }
 
 

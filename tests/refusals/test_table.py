@@ -46,7 +46,7 @@ def test_no_code_in_the_source_is_overlooked(make) -> None:
 
 def test_codes_of_the_tests_are_in_the_table(make) -> None:
     """Each input.* code of the tests of bad files exists."""
-    text = (ROOT / "tests" / "refusals" / "test_files.py").read_text()
+    text = "\n".join((ROOT / "tests" / "refusals" / f"test_{what}.py").read_text() for what in ("files", "dicom"))
     used = set(re.findall(r'"(input\.[a-z0-9_]+)"', text))
     assert len(used) >= 20
     assert used <= set(make.when(PAGE))
