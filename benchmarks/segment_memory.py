@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pancreas_seg.geometry import Geometry, resample
+from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import read_ct, read_mask, write_image
+from pancreas_seg.resampling import resample
 
 
 def _resampled(source: Path, shape: tuple[int, int, int], target: Path) -> Geometry:

@@ -5,8 +5,8 @@
 DATA holds the folders cb001, crlm1006, c3l00189, totalseg and totalseg_dicom. Both stages, `starter-coarse` and
 `starter-fine`, are trained several times, each training from the weights of the one before: first without the CT of
 --hold-out, which gives a figure for a CT that was not seen; then with all CTs and phantoms, with stronger deformation
-(PHASES). OUT/starter.safetensors is the packed result. An interrupted run goes on where it was. On two CPU cores it takes
-about six hours.
+(PHASES). OUT/starter.safetensors is the packed result. An interrupted run goes on where it was. On two CPU cores it
+takes about six hours.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pancreas_seg.errors import InputError
-from pancreas_seg.geometry import Box, Geometry, resample
+from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.resampling import resample
 
 
 def _affine(spacing=(2.0, 2.0, 3.0), origin=(5.0, -7.0, 11.0)) -> np.ndarray:

@@ -16,6 +16,7 @@ ROOT = Path(pancreas_seg.__file__).parent
 ROWS = [
     {"errors", "_version"},
     {"geometry", "config"},
+    {"resampling"},
     {"io"},
     {"data", "network"},
     {"training", "inference", "evaluation", "report"},

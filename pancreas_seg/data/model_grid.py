@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pancreas_seg.config import Config
-from pancreas_seg.geometry import Box, Geometry, resample
+from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.io import Scan
+from pancreas_seg.resampling import resample
 
 
 def model_input(scan: Scan, config: Config, crop: Box | None = None) -> tuple[NDArray[np.float32], Geometry]:

@@ -17,12 +17,13 @@ from scipy import ndimage
 
 from pancreas_seg.config import CleanConfig, Config, InferConfig
 from pancreas_seg.data.model_grid import model_grid
-from pancreas_seg.geometry import Box, Geometry, resample
+from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.inference.clean import clean_mask, count_components
 from pancreas_seg.inference.quality import Reason, dice
 from pancreas_seg.inference.restore import covering, decided
 from pancreas_seg.inference.stage import Pass, Stage, StageProgress, fine_pass, timed, whole
 from pancreas_seg.io import Scan
+from pancreas_seg.resampling import resample
 
 GROWTHS = 4
 """How often the box is grown at most, by infer.margin_mm (at least 10 mm), twice, four times, eight times as much."""

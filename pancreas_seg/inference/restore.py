@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pancreas_seg.geometry import Box, Geometry, resample
+from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.resampling import resample
 
 
 def restore_mask(

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pancreas_seg.data.phantom import LABELS, Phantom, draw_phantom, write_cohort
-from pancreas_seg.geometry import resample
 from pancreas_seg.io import read_ct, read_mask
+from pancreas_seg.resampling import resample
 
 LABEL_OF = {name: label for label, name in LABELS.items()}
 COARSE = (4.0, 4.0, 4.0)

@@ -12,13 +12,13 @@ import torch
 from pancreas_seg.config import Config
 from pancreas_seg.data.model_grid import model_input
 from pancreas_seg.errors import ConfigError
-from pancreas_seg.geometry import resample
 from pancreas_seg.inference.cohort import CaseOptions, find_cases, segment_cases
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.inference.stage import Stage
 from pancreas_seg.io import read_ct
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.torch_engine import TorchEngine, gate_levels
+from pancreas_seg.resampling import resample
 from tests.conftest import ORIENTATIONS, oblique_affine
 from tests.inference.test_cascade import Band
 

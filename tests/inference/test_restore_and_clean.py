@@ -5,9 +5,10 @@ import pytest
 from scipy import ndimage
 
 from pancreas_seg.config import CleanConfig
-from pancreas_seg.geometry import Box, Geometry, resample
+from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.inference.clean import clean_mask, count_components
 from pancreas_seg.inference.restore import decided, restore_mask, restore_probability
+from pancreas_seg.resampling import resample
 
 
 def _blobs(shape: tuple[int, int, int], channels: int, seed: int = 0) -> np.ndarray:

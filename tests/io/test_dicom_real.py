@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from pydicom import dcmread
 
 from pancreas_seg.errors import InputError
-from pancreas_seg.geometry import resample
 from pancreas_seg.io import read_ct, read_mask
+from pancreas_seg.resampling import resample
 
 pytestmark = pytest.mark.real_data
 
