@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pancreas_seg.errors import ConfigError, InputError, PancreasSegError
 from pancreas_seg.evaluation.metrics import TOLERANCES_MM, Agreement, agreement
 from pancreas_seg.geometry import Box
-from pancreas_seg.resampling import resample as to_grid
 from pancreas_seg.io import Mask, read_mask
+from pancreas_seg.resampling import resample as to_grid
 
 log = logging.getLogger(__name__)
 
