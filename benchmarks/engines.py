@@ -210,7 +210,7 @@ def main() -> None:
     print(f"\nBest of {options.turns} turns\n")
     header = ["bare convolutions", "engine", "precision", "ms", "GFLOP/s"]
     print(table(header, [[*run.name, f"{1e3 * run.best_s:.1f}", f"{run.gflop_per_s:.0f}"] for run in bare]))
-    header = ["network", "engine", "precision", "ms", "GFLOP/s", "of the peak", "mean |Δp|", "same class"]
+    header = ["network", "engine", "precision", "ms", "GFLOP/s", "of the peak", "mean abs. difference", "same class"]
     measured = [
         [
             *run.name,

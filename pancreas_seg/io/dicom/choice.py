@@ -18,7 +18,6 @@ from pancreas_seg.io.dicom.stack import distinct_positions, typical_step_mm
 
 _FEWEST_SLICES = 4
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_BY_UID = "--series UID (`export`: --series-uid UID)"
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def _one_series(files: Sequence[DicomFile], where: Path) -> list[DicomFile]:
         where=where,
         found=f"{len(fit or groups)} CT series: {listed}",
         expected="one",
-        advice=f"Say which one with {_BY_UID}, or give its folder.",
+        advice="Say which one with --series UID (`export`: --series-uid UID), or give its folder.",
     )
 
 
@@ -155,7 +154,7 @@ def _derived_alone(derived: list[DicomFile], where: Path) -> list[DicomFile]:
             where=where,
             found=f"{len(derived)} CT images, all of them derived from others (ImageType): series {uids}",
             expected="images as the scanner reconstructed them",
-            advice=f"Give the original series, or say {_BY_UID} if this is the one.",
+            advice="Give the original series, or say --series UID (`export`: --series-uid UID) if this is the one.",
         )
     log.warning("no original CT images: taking %d that are derived from primary ones", len(primary))
     return primary
