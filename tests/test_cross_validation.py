@@ -17,7 +17,7 @@ CONFIG = Config().changed(
     {
         "data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [16, 16, 8]},
         "network": {"channels": [4, 8]},
-        "train": {"steps": 40, "validate_every": 20, "warmup_steps": 2, "learning_rate": 0.02, "precision": "fp32"},
+        "train": {"steps": 10, "validate_every": 10, "warmup_steps": 2, "learning_rate": 0.02, "precision": "fp32"},
         "clean": {"minimum_volume_ml": 0.0},
     }
 )

@@ -1,10 +1,10 @@
 """Reads mutated images: each must be refused by one of our errors, or lie where an independent reader says.
 
-    python -m tests.fuzz.fuzz_reading --cases 20000 --seed 1 --seconds 1200 --format nifti gzip nrrd mha
+    python -m tests.fuzz.fuzz_reading --cases 20000 --seed 1 --seconds 1200 --format nifti gzip nrrd mha dicom
 
 A worker process with a memory limit does the reading; it is replaced when it dies or takes too long. The same seed and
-number give the same file, whatever came before. NIfTI is judged by nibabel, NRRD and MHA by SimpleITK. Exit code 1 if
-anything crashed, hung, or was read onto another grid or with other values.
+number give the same file, whatever came before. NIfTI is judged by nibabel, NRRD and MHA by SimpleITK, DICOM slice by
+slice by pydicom and GDCM. Exit code 1 if anything crashed, hung, or was read onto another grid or with other values.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ import SimpleITK as sitk
 from pancreas_seg.errors import PancreasSegError
 from pancreas_seg.geometry import Geometry
 from pancreas_seg.io import Scan, read_ct
+from tests.fuzz import dicom_series
 
-FORMATS = {"nifti": ".nii", "gzip": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha"}
+FORMATS = {"nifti": ".nii", "gzip": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom": ".zip"}
 BAD = ("crash", "died", "hang", "memory", "wrong grid", "wrong values")
 _SHAPE = (7, 6, 5)
 _LIMIT_BYTES = 512 * 2**20
@@ -55,6 +56,8 @@ _VALUES = {
 
 def sound_files(suffix: str) -> list[bytes]:
     """Files that are read: by several writers, number types, axes and header variants."""
+    if suffix == ".zip":
+        return dicom_series.sound()
     rng = np.random.default_rng(5)
     if suffix in (".nii", ".nii.gz"):
         return list(_sound_nifti(rng))
@@ -157,6 +160,8 @@ def case(n: int, seed: int, formats: list[str], sound: dict[str, list[bytes]]) -
     rng = np.random.default_rng([seed, n])
     name = formats[int(rng.integers(len(formats)))]
     content = sound[name][int(rng.integers(len(sound[name])))]
+    if name == "dicom":
+        return name, dicom_series.mutated(content, lambda c, reach, rng: mutated(c, reach, False, rng), rng)
     if name in ("nifti", "gzip"):
         header, is_text = 352 if content[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") else 544, False
     else:
@@ -179,6 +184,8 @@ def outcome(path: Path, read: Callable[[Path], Scan] = read_ct) -> str:
         return "memory"
     except Exception as error:
         return f"crash {type(error).__name__}: {error}"
+    if path.suffix == ".zip":
+        return dicom_series.judged(path, scan)
     try:
         shape, affine, values = _judged(path)
     except Exception as error:

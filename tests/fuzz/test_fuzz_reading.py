@@ -69,7 +69,7 @@ def _memory(path: Path) -> Scan:
     raise MemoryError
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha", ".zip"])
 @pytest.mark.parametrize(
     ("read", "expected"),
     [(_wrong_grid, "wrong grid"), (_wrong_values, "wrong values"), (_crashes, "crash"), (_memory, "memory")],

@@ -6,7 +6,6 @@ What the reader says of each kind in detail is tested with the reader.
 from __future__ import annotations
 
 import os
-import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +42,12 @@ def hu() -> np.ndarray:
 
 def all_with(**values: object) -> Callable[[Slices], None]:
     """Set attributes of all slices; None deletes."""
-    return lambda slices: [change(**values)(ds) for ds in slices][0]
+
+    def change_all(slices: Slices) -> None:
+        for ds in slices:
+            change(**values)(ds)
+
+    return change_all
 
 
 def one_with(**values: object) -> Callable[[Slices], None]:
@@ -157,7 +161,7 @@ def _cut(share: float) -> Callable[[Path], object]:
 
 def _rubbish(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[400:700] = random.Random(0).randbytes(300)
+    content[400:700] = np.random.default_rng(0).bytes(300)
     path.write_bytes(content)
 
 

@@ -20,7 +20,8 @@ def _config(*classes: str, **network) -> Config:
 def _weights(config: Config, tmp_path) -> Weights:
     torch.manual_seed(1)
     network = AttentionUNet.from_config(config)
-    return Weights(network.state_dict(), config, {}, "5" * 64, tmp_path)
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    return Weights(arrays, config, {}, "5" * 64, tmp_path)
 
 
 def test_the_same_classes_start_as_the_weights_are(tmp_path) -> None:
