@@ -150,6 +150,8 @@ class VerdictConfig:
 
     air_hu: float = -500.0
     """A CT holds air, so some voxel lies below this; otherwise the values are no HU, or the air was cut away."""
+    tissue_share: float = 0.6
+    """Smallest share of the voxels above -500 HU that has the HU of fat, organs and blood, -200 to 300."""
     volume_ml: tuple[float, float] = (20.0, 180.0)
     """Plausible volume of the first label."""
     mean_hu: tuple[float, float] = (0.0, 180.0)
@@ -164,6 +166,10 @@ class VerdictConfig:
     """That change: so many HU more, and the grid moved by a voxel; 0 leaves the check out."""
     organs_ml: float = 200.0
     """Cascade: smallest volume of the other organs that the coarse network sees, where an abdomen is in view."""
+    organs_apart_mm: float = 0.0
+    """Cascade: how far the liver is at least to the right of the spleen, above the kidneys and in front of them."""
+    metal_ml: float = 1.0
+    """Largest volume above 2000 HU near the mask."""
 
 
 @dataclass(frozen=True)
