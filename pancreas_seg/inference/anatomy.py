@@ -1,4 +1,8 @@
-"""How the organs that the coarse network sees lie to each other: a wrong orientation in a header turns them round."""
+"""Place and size of the organs that the coarse network sees: a wrong orientation in a header changes them.
+
+A network that goes by place takes the left half of a mirrored liver for a spleen; so the spleen's size tells more of
+left and right than where the two are seen.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +19,27 @@ _SEEN_ML = 30.0
 
 
 @dataclass(frozen=True)
-class OrgansApart:
-    """Distances between centres of organs in mm, negative the wrong way round; None where an organ is not seen.
+class Anatomy:
+    """Distances between centres of organs, negative the wrong way round, and sizes; None where an organ is not seen.
 
     Parameters
     ----------
-    right : float or None
+    right_mm : float or None
         How far the liver is to the right of the spleen.
-    front : float or None
-        How far the liver is in front of the kidneys.
-    above : float or None
-        How far the liver is above the kidneys.
+    front_mm, above_mm : float or None
+        How far the liver is in front of the kidneys, and above them.
+    spleen_to_liver : float or None
+        The spleen's volume as a share of the liver's.
     """
 
-    right: float | None = None
-    front: float | None = None
-    above: float | None = None
+    right_mm: float | None = None
+    front_mm: float | None = None
+    above_mm: float | None = None
+    spleen_to_liver: float | None = None
 
 
-def organs_apart(seen: Mapping[str, NDArray[np.bool_]], geometry: Geometry) -> OrgansApart:
-    """Distances between organs' centres.
+def anatomy_of(seen: Mapping[str, NDArray[np.bool_]], geometry: Geometry) -> Anatomy:
+    """Measure how organs lie to each other.
 
     Parameters
     ----------
@@ -46,12 +51,13 @@ def organs_apart(seen: Mapping[str, NDArray[np.bool_]], geometry: Geometry) -> O
     liver, spleen = centres.get("liver"), centres.get("spleen")
     kidneys = [c for name in ("kidney_left", "kidney_right") if (c := centres.get(name)) is not None]
     if liver is None:
-        return OrgansApart()
+        return Anatomy()
     right = None if spleen is None else float(liver[0] - spleen[0])
+    ratio = None if spleen is None else float(seen["spleen"].sum() / seen["liver"].sum())
     if not kidneys:
-        return OrgansApart(right)
-    way = liver - np.mean(kidneys, axis=0)
-    return OrgansApart(right, float(way[1]), float(way[2]))
+        return Anatomy(right, spleen_to_liver=ratio)
+    _, front, above = (float(mm) for mm in liver - np.mean(kidneys, axis=0))
+    return Anatomy(right, front, above, ratio)
 
 
 def _centre_mm(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.float64] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pancreas_seg.config import VerdictConfig
 from pancreas_seg.geometry import Box, Geometry
-from pancreas_seg.inference.anatomy import OrgansApart
+from pancreas_seg.inference.anatomy import Anatomy
 from pancreas_seg.inference.clean import count_components
 
 Verdict = Literal["ok", "review", "refused"]
@@ -60,8 +60,8 @@ class Evidence:
         Dice of the mask and the one of a slightly changed input; None if that was not tried.
     organs_ml : float or None
         What the coarse network saw of other organs; None if it knows none.
-    organs_apart_mm : OrgansApart
-        How these organs lie to each other.
+    anatomy : Anatomy
+        How these organs lie to each other, and how large they are.
     tissue_share : float or None
         See `tissue_share`.
     metal_ml : float
@@ -78,7 +78,7 @@ class Evidence:
     agreement: float | None = None
     stability: float | None = None
     organs_ml: float | None = None
-    organs_apart_mm: OrgansApart = OrgansApart()
+    anatomy: Anatomy = field(default_factory=Anatomy)
     tissue_share: float | None = None
     metal_ml: float = 0.0
 
@@ -90,9 +90,10 @@ class Evidence:
             "agreement": self.agreement,
             "stability": self.stability,
             "organs_ml": self.organs_ml,
-            "liver_right_of_spleen_mm": self.organs_apart_mm.right,
-            "liver_in_front_of_kidneys_mm": self.organs_apart_mm.front,
-            "liver_above_kidneys_mm": self.organs_apart_mm.above,
+            "liver_right_of_spleen_mm": self.anatomy.right_mm,
+            "liver_in_front_of_kidneys_mm": self.anatomy.front_mm,
+            "liver_above_kidneys_mm": self.anatomy.above_mm,
+            "spleen_to_liver": self.anatomy.spleen_to_liver,
             "tissue_share": self.tissue_share,
             "metal_ml": self.metal_ml,
         }
@@ -155,17 +156,23 @@ def _of_the_image(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
 
 
 def _of_the_pose(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
-    apart = found.organs_apart_mm
+    seen = found.anatomy
     for value, text in (
-        (apart.right, "to the right of the spleen"),
-        (apart.front, "in front of the kidneys"),
-        (apart.above, "above the kidneys"),
+        (seen.right_mm, "to the right of the spleen"),
+        (seen.front_mm, "in front of the kidneys"),
+        (seen.above_mm, "above the kidneys"),
     ):
         if value is not None and value < settings.organs_apart_mm:
             yield Reason(
                 "result.orientation",
                 f"The liver does not lie {text}; the header may state a wrong orientation, or the organs are mirrored.",
             )
+    if seen.spleen_to_liver is not None and seen.spleen_to_liver > settings.spleen_to_liver:
+        yield Reason(
+            "result.spleen_like_liver",
+            f"The spleen seen has {100 * seen.spleen_to_liver:.0f} % of the liver's volume; left and right may be "
+            "changed over, or the spleen is large.",
+        )
 
 
 def _of_the_mask(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:

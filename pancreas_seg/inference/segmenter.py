@@ -19,7 +19,7 @@ from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Box
-from pancreas_seg.inference.anatomy import OrgansApart
+from pancreas_seg.inference.anatomy import Anatomy
 from pancreas_seg.inference.cascade import Found, find
 from pancreas_seg.inference.confidence import confidence
 from pancreas_seg.inference.quality import Evidence, Reason, Verdict, assess, metal_ml, tissue_share
@@ -296,7 +296,7 @@ class Segmenter:
             agreement=agreement,
             stability=stability,
             organs_ml=None if located is None else located.organs_ml,
-            organs_apart_mm=OrgansApart() if located is None else located.organs_apart_mm,
+            anatomy=Anatomy() if located is None else located.anatomy,
             tissue_share=tissue_share(scan.image),
             metal_ml=0.0 if inner is None else metal_ml(scan.image, scan.geometry, inner),
         )

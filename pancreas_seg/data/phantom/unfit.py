@@ -109,14 +109,28 @@ def chest(seed: int, spacing_mm: tuple[float, float, float] = (3.0, 3.0, 4.0)) -
     """Slices of a phantom above its abdominal organs."""
     phantom = draw_phantom(seed, spacing_mm, "RAS", _TALL_MM)
     _, top = _abdomen(phantom)
-    return _slices(phantom, top, phantom.hu.shape[2])
+    return part_of_height(phantom.hu, phantom.geometry, top, 1.0)
 
 
 def pelvis(seed: int, spacing_mm: tuple[float, float, float] = (3.0, 3.0, 4.0)) -> Image:
     """Slices of a phantom below its abdominal organs but for bowel; the phantom has no hips."""
     phantom = draw_phantom(seed, spacing_mm, "RAS", _TALL_MM)
     bottom, _ = _abdomen(phantom)
-    return _slices(phantom, 0, bottom)
+    return part_of_height(phantom.hu, phantom.geometry, 0.0, bottom)
+
+
+def part_of_height(hu: NDArray[np.int16], geometry: Geometry, low: float, high: float) -> Image:
+    """Slices from one share of the height, counted from the feet, to another; voxel axes in any order."""
+    axis, sign = geometry.ras_axes[2]
+    n = geometry.shape[axis]
+    start, stop = (round(low * n), round(high * n)) if sign > 0 else (n - round(high * n), n - round(low * n))
+    slices = [slice(None)] * 3
+    slices[axis] = slice(start, stop)
+    part = np.ascontiguousarray(hu[tuple(slices)])
+    i, j, k = part.shape
+    affine = geometry.affine.copy()
+    affine[:3, 3] += affine[:3, axis] * start
+    return part, Geometry((i, j, k), affine)
 
 
 def head(spacing_mm: float = 2.5) -> Image:
@@ -142,21 +156,14 @@ def cylinder(hu_inside: float, spacing_mm: float = 3.0, inserts: bool = False) -
     return _stored(_noisy(hu, 4)), geometry
 
 
-def _abdomen(phantom: Phantom) -> tuple[int, int]:
-    """First and last slice but one with an organ of the upper abdomen and some room around it; axes RAS."""
+def _abdomen(phantom: Phantom) -> tuple[float, float]:
+    """Where the organs of the upper abdomen begin and end, with some room, as shares of the height; axes RAS."""
     organs = ("pancreas", "liver", "spleen", "kidney_left", "kidney_right", "gallbladder", "stomach", "duodenum")
     inside = np.isin(phantom.labels, [LABEL_OF[name] for name in organs]).any(axis=(0, 1))
     where = np.flatnonzero(inside)
     room = int(np.ceil(_AROUND_ABDOMEN_MM / phantom.geometry.spacing_mm[2]))
-    return max(int(where[0]) - room, 0), min(int(where[-1]) + 1 + room, len(inside))
-
-
-def _slices(phantom: Phantom, start: int, stop: int) -> Image:
-    affine = phantom.geometry.affine.copy()
-    affine[:3, 3] += affine[:3, 2] * start
-    hu = np.ascontiguousarray(phantom.hu[:, :, start:stop])
-    i, j, k = hu.shape
-    return hu, Geometry((i, j, k), affine)
+    n = len(inside)
+    return max(int(where[0]) - room, 0) / n, min(int(where[-1]) + 1 + room, n) / n
 
 
 def _centred(shape: tuple[int, int, int], spacing_mm: float) -> Geometry:
