@@ -38,8 +38,8 @@ SPACING_MM = (2.5, 2.5, 3.0)
 PANCREAS = next(value for value, name in LABELS.items() if name == "pancreas")
 REAL = ("cb001/small_ct", "crlm1006/ct", "c3l00189/ct", "totalseg/ct", "acrinflt001/ct")
 SPOILED_REAL = ("cb001/small_ct",)
-# Parts of their height, from the feet up, without any of the upper abdomen.
-CUTS = {"chest": ("totalseg/ct", (0.72, 1.0)), "pelvis": ("acrinflt001/ct", (0.0, 0.3))}
+# The share of their height, from the feet up, that is below the liver and the kidneys.
+PELVIS = {"totalseg/ct": 0.55, "acrinflt001/ct": 0.3}
 GOOD_DICE = 0.8
 
 Case = tuple[str, str, Callable[[], tuple[NDArray[Any], Geometry, NDArray[np.bool_] | None]]]
@@ -83,8 +83,12 @@ def cases(sound: int, spoiled: int, data: Path | None) -> Iterator[Case]:
     for name in SPOILED_REAL:
         for kind, spoil in unfit.SPOILED.items():
             yield kind, f"CT {name}", lambda name=name, spoil=spoil: (*spoil(*_real(data, name)), None)
-    for kind, (name, part) in CUTS.items():
-        yield kind, f"CT {name}", lambda name=name, part=part: (*unfit.part_of_height(*_real(data, name), *part), None)
+    for name, top in PELVIS.items():
+        yield (
+            "pelvis",
+            f"CT {name}",
+            lambda name=name, top=top: (*unfit.part_of_height(*_real(data, name), 0, top), None),
+        )
 
 
 def measured(cache: Path, segmenter: Segmenter, kind: str, name: str, make: Callable[[], Any]) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class VerdictConfig:
 
     air_hu: float = -500.0
     """A CT holds air, so some voxel lies below this; otherwise the values are no HU, or the air was cut away."""
-    tissue_share: float = 0.6
+    tissue_share: float = 0.75
     """Smallest share of the voxels above -500 HU that has the HU of fat, organs and blood, -200 to 300."""
     volume_ml: tuple[float, float] = (20.0, 180.0)
     """Plausible volume of the first label."""
@@ -164,7 +164,7 @@ class VerdictConfig:
     """Smallest Dice of the mask and one from a slightly changed input."""
     stability_shift_hu: float = 10.0
     """That change: so many HU more, and the grid moved by a voxel; 0 leaves the check out."""
-    organs_ml: float = 200.0
+    organs_ml: float = 400.0
     """Cascade: smallest volume of the other organs that the coarse network sees, where an abdomen is in view."""
     organs_apart_mm: float = 0.0
     """Cascade: how far the liver is at least to the right of the spleen, above the kidneys and in front of them."""
