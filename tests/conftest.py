@@ -104,6 +104,7 @@ ANY_ORGAN = {
     "agreement": 0.0,
     "probability": 0.0,
     "stability_shift_hu": 0.0,
+    "tissue_share": 0.0,
 }
 """Settings of the verdict for synthetic organs, which are smaller and brighter than a pancreas."""
 

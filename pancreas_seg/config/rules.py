@@ -110,7 +110,7 @@ def check(config: Config) -> None:
         ),
         *(
             (0 <= getattr(config.verdict, key) <= 1, f"verdict.{key}", getattr(config.verdict, key), "0 to 1")
-            for key in ("probability", "agreement", "stability")
+            for key in ("probability", "agreement", "stability", "tissue_share")
         ),
         (infer.coarse_gap_mm > 0, "infer.coarse_gap_mm", infer.coarse_gap_mm, "above 0"),
     ]

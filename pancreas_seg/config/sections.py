@@ -154,20 +154,28 @@ class VerdictConfig:
 
     air_hu: float = -500.0
     """A CT holds air, so some voxel lies below this; otherwise the values are no HU, or the air was cut away."""
+    tissue_share: float = 0.75
+    """Smallest share of the voxels above -500 HU that has the HU of fat, organs and blood, -200 to 300."""
     volume_ml: tuple[float, float] = (20.0, 180.0)
     """Plausible volume of the first label."""
-    mean_hu: tuple[float, float] = (0.0, 180.0)
+    mean_hu: tuple[float, float] = (-30.0, 180.0)
     """Plausible mean of the first label, without contrast and fatty up to the pancreatic phase."""
-    probability: float = 0.75
+    probability: float = 0.8
     """Smallest mean probability inside the mask."""
-    agreement: float = 0.6
+    agreement: float = 0.75
     """Cascade: smallest Dice of the coarse and the fine network's masks."""
-    stability: float = 0.8
+    stability: float = 0.85
     """Smallest Dice of the mask and one from a slightly changed input."""
     stability_shift_hu: float = 10.0
     """That change: so many HU more, and the grid moved by a voxel; 0 leaves the check out."""
-    organs_ml: float = 200.0
+    organs_ml: float = 400.0
     """Cascade: smallest volume of the other organs that the coarse network sees, where an abdomen is in view."""
+    organs_apart_mm: float = 0.0
+    """Cascade: how far the liver is at least to the right of the spleen, above the kidneys and in front of them."""
+    spleen_to_liver: float = 0.6
+    """Cascade: largest volume of the spleen as a share of the liver's; a mirrored liver is taken for a spleen, too."""
+    metal_ml: float = 1.0
+    """Largest volume above 2000 HU near the mask."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from scipy import ndimage
 from pancreas_seg.config import CleanConfig, Config, InferConfig
 from pancreas_seg.data.model_grid import model_grid
 from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.inference.anatomy import Anatomy, anatomy_of
 from pancreas_seg.inference.clean import clean_mask, count_components
 from pancreas_seg.inference.quality import Reason, dice
 from pancreas_seg.inference.restore import covering, decided
@@ -51,6 +52,7 @@ class Located:
     model : Geometry
     organs_ml : float or None
         Volume of the other organs that it sees; None if it knows no others.
+    anatomy : Anatomy
     """
 
     box: Box | None
@@ -59,6 +61,7 @@ class Located:
     organ: NDArray[np.bool_]
     model: Geometry
     organs_ml: float | None
+    anatomy: Anatomy
 
     def agreement(self, mask: NDArray[np.bool_], geometry: Geometry) -> float:
         """Dice, on the coarse grid, of the coarse network's organ and a mask (I, J, K) on another grid."""
@@ -150,10 +153,12 @@ def locate(
             decided(prediction.probabilities[: len(names)], coarse.config.infer.threshold), model.voxel_ml, rule
         )
         organ = labels == 1
-        others_ml = int((prediction.probabilities[len(names) :] > 0.5).sum()) * model.voxel_ml if others else None
+        seen = dict(zip(others, prediction.probabilities[len(names) :] > 0.5, strict=True))
+        others_ml = sum(int(one.sum()) for one in seen.values()) * model.voxel_ml if others else None
         volume_ml = int(organ.sum()) * model.voxel_ml
         doubt = _doubt(organ, volume_ml, model, names[0], settings)
-        return Located(Box.around(labels > 0), volume_ml, doubt, organ, model, others_ml)
+        anatomy = anatomy_of(seen, model)
+        return Located(Box.around(labels > 0), volume_ml, doubt, organ, model, others_ml, anatomy)
 
 
 def is_scattered(organ: NDArray[np.bool_], spacing_mm: Sequence[float], gap_mm: float) -> bool:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pancreas_seg.config import VerdictConfig
+from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.inference.anatomy import Anatomy
 from pancreas_seg.inference.clean import count_components
 
 Verdict = Literal["ok", "review", "refused"]
+
+_NO_AIR_HU = -500
+_TISSUE_HU = (-200, 300)
+_LOOKED_AT = 100
+"""Voxels along each axis, at least, that `tissue_share` goes by where there are as many."""
+
+_METAL_HU = 2000
+_METAL_NEAR_MM = 20.0
 
 _RANGES_ARE_OF = "pancreas"
 """The organ whose volume and HU `VerdictConfig` gives."""
@@ -49,6 +60,12 @@ class Evidence:
         Dice of the mask and the one of a slightly changed input; None if that was not tried.
     organs_ml : float or None
         What the coarse network saw of other organs; None if it knows none.
+    anatomy : Anatomy
+        How these organs lie to each other, and how large they are.
+    tissue_share : float or None
+        See `tissue_share`.
+    metal_ml : float
+        See `metal_ml`.
     """
 
     organ: str
@@ -61,6 +78,9 @@ class Evidence:
     agreement: float | None = None
     stability: float | None = None
     organs_ml: float | None = None
+    anatomy: Anatomy = field(default_factory=Anatomy)
+    tissue_share: float | None = None
+    metal_ml: float = 0.0
 
     def as_dict(self) -> dict[str, float | None]:
         """The numbers, rounded, for result.json."""
@@ -70,6 +90,12 @@ class Evidence:
             "agreement": self.agreement,
             "stability": self.stability,
             "organs_ml": self.organs_ml,
+            "liver_right_of_spleen_mm": self.anatomy.right_mm,
+            "liver_in_front_of_kidneys_mm": self.anatomy.front_mm,
+            "liver_above_kidneys_mm": self.anatomy.above_mm,
+            "spleen_to_liver": self.anatomy.spleen_to_liver,
+            "tissue_share": self.tissue_share,
+            "metal_ml": self.metal_ml,
         }
         return {name: None if value is None else round(value, 3) for name, value in values.items()}
 
@@ -80,9 +106,31 @@ def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return 2 * int((a & b).sum()) / total if total else 1.0
 
 
+def tissue_share(image: NDArray[Any]) -> float | None:
+    """Share of the voxels above -500 HU that has the HU of fat, organs and blood, of an (I, J, K) image.
+
+    Looks at a part of the voxels of a large image. None if there are none above -500 HU.
+    """
+    steps = [max(1, n // _LOOKED_AT) for n in image.shape]
+    body = image[:: steps[0], :: steps[1], :: steps[2]]
+    body = body[body > _NO_AIR_HU]
+    low, high = _TISSUE_HU
+    return float(((body >= low) & (body <= high)).mean()) if body.size else None
+
+
+def metal_ml(image: NDArray[Any], geometry: Geometry, box: Box) -> float:
+    """Volume above 2000 HU in a box of an (I, J, K) image and 20 mm around it."""
+    around = box.grown([math.ceil(_METAL_NEAR_MM / mm) for mm in geometry.spacing_mm], geometry.shape)
+    return int((image[around.slices] > _METAL_HU).sum()) * geometry.voxel_ml
+
+
 def assess(evidence: Evidence, settings: VerdictConfig) -> tuple[Verdict, list[Reason]]:
     """Verdict on a result: "ok", or "review" with reasons."""
-    reasons = [*_of_the_image(evidence, settings), *_of_the_mask(evidence, settings)]
+    reasons = [
+        *_of_the_image(evidence, settings),
+        *_of_the_pose(evidence, settings),
+        *_of_the_mask(evidence, settings),
+    ]
     return ("review" if reasons else "ok"), reasons
 
 
@@ -92,11 +140,38 @@ def _of_the_image(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
             "result.not_hu",
             f"No voxel is below {settings.air_hu:g} HU (air), so the values may be no Hounsfield units.",
         )
+    if found.tissue_share is not None and found.tissue_share < settings.tissue_share:
+        low, high = _TISSUE_HU
+        yield Reason(
+            "result.hu_spread",
+            f"Only {100 * found.tissue_share:.0f} % of what is no air lies between {low} and {high} HU, so the values "
+            "may be no Hounsfield units.",
+        )
     if found.organs_ml is not None and found.organs_ml < settings.organs_ml:
         yield Reason(
             "result.no_abdomen",
             f"Only {found.organs_ml:.0f} ml of liver, spleen, kidneys and their neighbours were seen; the image may "
             "not show the upper abdomen.",
+        )
+
+
+def _of_the_pose(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
+    seen = found.anatomy
+    for value, text in (
+        (seen.right_mm, "to the right of the spleen"),
+        (seen.front_mm, "in front of the kidneys"),
+        (seen.above_mm, "above the kidneys"),
+    ):
+        if value is not None and value < settings.organs_apart_mm:
+            yield Reason(
+                "result.orientation",
+                f"The liver does not lie {text}; the header may state a wrong orientation, or the organs are mirrored.",
+            )
+    if seen.spleen_to_liver is not None and seen.spleen_to_liver > settings.spleen_to_liver:
+        yield Reason(
+            "result.spleen_like_liver",
+            f"The spleen seen has {100 * seen.spleen_to_liver:.0f} % of the liver's volume; left and right may be "
+            "changed over, or the spleen is large.",
         )
 
 
@@ -106,6 +181,11 @@ def _of_the_mask(found: Evidence, settings: VerdictConfig) -> Iterator[Reason]:
         return
     if found.at_border:
         yield Reason("result.touches_border", f"The {found.organ} reaches the edge of the image and may be cut off.")
+    if found.metal_ml > settings.metal_ml:
+        yield Reason(
+            "result.metal",
+            f"{found.metal_ml:.1f} ml near the {found.organ} are above {_METAL_HU} HU; metal and its streaks mislead.",
+        )
     if (n := count_components(found.mask)) > 1:
         yield Reason("result.components", f"The {found.organ} is in {n} separate pieces.")
     if found.organ == _RANGES_ARE_OF:

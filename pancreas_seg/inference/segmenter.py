@@ -19,9 +19,10 @@ from pancreas_seg._version import __version__
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.geometry import Box
+from pancreas_seg.inference.anatomy import Anatomy
 from pancreas_seg.inference.cascade import Found, find
 from pancreas_seg.inference.confidence import confidence
-from pancreas_seg.inference.quality import Evidence, Reason, Verdict, assess
+from pancreas_seg.inference.quality import Evidence, Reason, Verdict, assess, metal_ml, tissue_share
 from pancreas_seg.inference.restore import restore_probability
 from pancreas_seg.inference.stage import Pass, Stage, StageProgress, fine_pass, timed, whole
 from pancreas_seg.io import MemoryLimit, Scan, replacing, write_image, write_mask
@@ -314,6 +315,9 @@ class Segmenter:
             agreement=agreement,
             stability=stability,
             organs_ml=None if located is None else located.organs_ml,
+            anatomy=Anatomy() if located is None else located.anatomy,
+            tissue_share=tissue_share(scan.image),
+            metal_ml=0.0 if inner is None else metal_ml(scan.image, scan.geometry, inner),
         )
 
     def _find(self, scan: Scan, timings: dict[str, float], progress: StageProgress | None) -> Found:

@@ -134,7 +134,7 @@ def _check(counts: dict[str, int], inputs: Path, out: Path, dropper: Dropper) ->
 
 @pytest.mark.parametrize("paused", [False, True], ids=["killed", "killed and paused, on machines apart"])
 def test_watchers_under_a_storm_of_kills(tmp_path, paused: bool) -> None:
-    """Three watchers, killed again and again (PANCREAS_SEG_KILLS, 150); in the second run the paused ones come back after their lease."""
+    """Three watchers, killed again and again; in the second run the paused ones come back after their lease."""
     inputs, out, finished = tmp_path / "in", tmp_path / "out", tmp_path / "finished"
     inputs.mkdir()
     finished.touch()
