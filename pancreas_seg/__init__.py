@@ -13,7 +13,8 @@ from pancreas_seg._version import __version__
 if TYPE_CHECKING:
     from pancreas_seg.config import Config
     from pancreas_seg.geometry import Geometry
-    from pancreas_seg.inference.segmenter import Segmentation, Segmenter
+    from pancreas_seg.inference.segmentation import Segmentation
+    from pancreas_seg.inference.segmenter import Segmenter
     from pancreas_seg.io import Scan, read_ct, write_mask
     from pancreas_seg.network.attention_unet import AttentionUNet
     from pancreas_seg.training.trainer import train
@@ -23,7 +24,7 @@ _HOME = {
     "Config": "pancreas_seg.config",
     "Geometry": "pancreas_seg.geometry",
     "Scan": "pancreas_seg.io",
-    "Segmentation": "pancreas_seg.inference.segmenter",
+    "Segmentation": "pancreas_seg.inference.segmentation",
     "Segmenter": "pancreas_seg.inference.segmenter",
     "read_ct": "pancreas_seg.io",
     "train": "pancreas_seg.training.trainer",

@@ -19,7 +19,8 @@ from train_starter import prepare
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.evaluation.study import evaluate_predictions
 from pancreas_seg.inference.cohort import CaseInput, CaseOptions, segment_cases
-from pancreas_seg.inference.segmenter import Segmentation, Segmenter
+from pancreas_seg.inference.segmentation import Segmentation
+from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.network.stages import STARTER
 from pancreas_seg.report.preview import write_preview
 

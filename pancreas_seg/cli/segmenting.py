@@ -16,7 +16,7 @@ from pancreas_seg.errors import InputError
 
 if TYPE_CHECKING:
     from pancreas_seg.inference.cohort import CaseInput
-    from pancreas_seg.inference.segmenter import Segmentation
+    from pancreas_seg.inference.segmentation import Segmentation
     from pancreas_seg.inference.stage import StageProgress
     from pancreas_seg.io import Scan
 

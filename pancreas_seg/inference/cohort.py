@@ -15,7 +15,8 @@ from typing import Any
 
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.errors import ConfigError, PancreasSegError
-from pancreas_seg.inference.segmenter import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation, Segmenter
+from pancreas_seg.inference.segmentation import NOT_A_DEVICE, RESULT_SCHEMA, Segmentation
+from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.inference.stage import StageProgress
 from pancreas_seg.io import (
     IMAGE_SUFFIXES,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import resource
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -22,16 +18,14 @@ from pancreas_seg.geometry import Box
 from pancreas_seg.inference.anatomy import Anatomy
 from pancreas_seg.inference.cascade import Found, find
 from pancreas_seg.inference.confidence import confidence
-from pancreas_seg.inference.quality import Evidence, Reason, Verdict, assess, metal_ml, tissue_share
+from pancreas_seg.inference.quality import Evidence, assess, metal_ml, tissue_share
 from pancreas_seg.inference.restore import restore_probability
+from pancreas_seg.inference.segmentation import Segmentation
 from pancreas_seg.inference.stage import Pass, Stage, StageProgress, fine_pass, timed, whole
-from pancreas_seg.io import MemoryLimit, Scan, replacing, write_image, write_mask
+from pancreas_seg.io import MemoryLimit, Scan
 from pancreas_seg.network.engine import Engine, make_engine
 from pancreas_seg.network.stages import load_ensemble
 from pancreas_seg.network.weights import Weights
-
-RESULT_SCHEMA = "pancreas-seg-result-1"
-NOT_A_DEVICE = "Research software, not a medical device; not for diagnosis or treatment."
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,101 +37,6 @@ _BYTES_PER_VOXEL = 4.0
 """Mask, its copy to write, and the file's bytes."""
 
 _FOR_COARSE_TOO = ("infer.precision", "infer.window_batch", "infer.engine", "infer.torch_compile")
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """What came out for one scan.
-
-    Parameters
-    ----------
-    scan : Scan
-        The CT, on whose grid everything lies.
-    mask : (I, J, K) uint8 array
-        Values as in ``labels``.
-    labels : mapping of int to str
-        Mask values and their names.
-    volume_ml, mean_hu : mapping of str to float
-        Per label that was found (``volume_ml`` has all).
-    box : Box or None
-        Voxels around the first label.
-    verdict : {"ok", "review"}
-    reasons : list of Reason
-        Why the verdict is "review".
-    timings_s : dict of str to float
-    provenance : mapping
-        Versions, weights, configuration, device.
-    probability : (I, J, K) float32 array or None
-        Of the first label, if it was asked for.
-    attention : (I, J, K, L) uint8 array or None
-        If it was asked for: attention coefficients in 255ths, one volume for each of the L ``attention_levels``.
-    attention_levels : tuple of int
-        Levels of the network that have a gate, finest (0: the model grid's resolution) first.
-    """
-
-    scan: Scan
-    mask: NDArray[np.uint8]
-    labels: Mapping[int, str]
-    volume_ml: Mapping[str, float]
-    mean_hu: Mapping[str, float]
-    box: Box | None
-    verdict: Verdict
-    reasons: list[Reason]
-    timings_s: dict[str, float]
-    provenance: Mapping[str, Any]
-    probability: NDArray[np.float32] | None = None
-    attention: NDArray[np.uint8] | None = None
-    attention_levels: tuple[int, ...] = ()
-
-    def save(self, folder: Path) -> list[Path]:
-        """Write mask.nii.gz, probability.nii.gz and attention.nii.gz if there are such, and last result.json.
-
-        Returns
-        -------
-        list of Path
-            What was written.
-        """
-        start = time.perf_counter()
-        written = [write_mask(folder / "mask.nii.gz", self.mask, self.scan, self._description())]
-        if self.probability is not None:
-            path = folder / "probability.nii.gz"
-            written.append(write_image(path, self.probability, self.scan, self._description()))
-        if self.attention is not None:
-            path = folder / "attention.nii.gz"
-            written.append(write_image(path, self.attention, self.scan, self._description(), scale=1 / 255))
-        self.timings_s["write"] = time.perf_counter() - start
-        with replacing(folder / "result.json") as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
-        return [*written, folder / "result.json"]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The facts of result.json: plain values, nothing that names the patient or the file."""
-        geometry = self.scan.geometry
-        box_mm = None if self.box is None else [[round(v, 3) for v in end] for end in geometry.box_mm(self.box)]
-        return {
-            "schema": RESULT_SCHEMA,
-            "note": NOT_A_DEVICE,
-            "verdict": self.verdict,
-            "reasons": [{"code": r.code, "text": r.text} for r in self.reasons],
-            "labels": {str(value): name for value, name in self.labels.items()},
-            "volume_ml": {name: round(v, 3) for name, v in self.volume_ml.items()},
-            "mean_hu": {name: round(v, 2) for name, v in self.mean_hu.items()},
-            "bounding_box_ras_mm": box_mm,
-            "input": {
-                "sha256": self.scan.sha256,
-                "shape": list(geometry.shape),
-                "spacing_mm": [round(v, 6) for v in geometry.spacing_mm],
-                "orientation": geometry.orientation,
-            },
-            **({"attention_levels": list(self.attention_levels)} if self.attention is not None else {}),
-            **self.provenance,
-            "timings_s": {name: round(v, 3) for name, v in self.timings_s.items()},
-            "peak_memory_gb": round(_peak_memory_gb(), 3),
-        }
-
-    def _description(self) -> str:
-        weights = self.provenance["weights"]["sha256"]
-        return f"pancreas-seg {__version__} weights {str(weights)[:12]}; research use only"
 
 
 @dataclass(eq=False)
@@ -421,9 +320,3 @@ def _measured(
             if values.size:
                 means[name] = float(values.mean(dtype=np.float64))
     return volumes, means
-
-
-def _peak_memory_gb() -> float:
-    """Largest resident memory of this process so far, in GB (10^9 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from pancreas_seg.inference.cohort import CaseInput, CaseOptions, CaseOutcome, segment_cases
-from pancreas_seg.inference.segmenter import Segmentation, Segmenter
+from pancreas_seg.inference.segmentation import Segmentation
+from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.network.windows import Progress
 
 SegmentOne = Callable[[CaseInput, Path, Progress], CaseOutcome]

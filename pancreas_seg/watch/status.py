@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pancreas_seg._version import __version__
-from pancreas_seg.inference.segmenter import NOT_A_DEVICE
+from pancreas_seg.inference.segmentation import NOT_A_DEVICE
 from pancreas_seg.io import remove_unfinished, replacing
 from pancreas_seg.watch.claim import Held, held, now
 from pancreas_seg.watch.folders import Ended, Folders

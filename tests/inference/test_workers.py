@@ -13,7 +13,8 @@ import pytest
 
 from pancreas_seg.config import Config
 from pancreas_seg.inference.cohort import CaseInput, CaseOptions, find_cases, segment_cases
-from pancreas_seg.inference.segmenter import Segmentation, Segmenter
+from pancreas_seg.inference.segmentation import Segmentation
+from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.inference.workers import segment_in_processes
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.weights import save_weights

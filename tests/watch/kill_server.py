@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pancreas_seg.config import Config
-from pancreas_seg.inference.segmenter import Segmentation, Segmenter
+from pancreas_seg.inference.segmentation import Segmentation
+from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.watch.process import Process
 from pancreas_seg.watch.segmenting import segment_with
 from pancreas_seg.watch.stop import stopping_on_signals
