@@ -91,6 +91,11 @@ def compressed(syntax: str, frame: bytes) -> Callable[[Slices], None]:
     return compress
 
 
+def other_bits(slices: Slices) -> None:
+    slices[3].compress(JPEGLSLossless, generate_instance_uid=False)
+    slices[3].BitsStored = 7
+
+
 def odd_matrix(slices: Slices) -> None:
     slices[3].Rows, slices[3].PixelData = 9, slices[3].PixelData[: 9 * 12 * 2]
 
@@ -150,6 +155,7 @@ SERIES: dict[str, tuple[Callable[[Slices], object], str]] = {
     "pixels on a server": (compressed("1.2.840.10008.1.2.4.94", b"http://localhost/"), "input.transfer_syntax"),
     "JPEG-LS that is none": (compressed(JPEGLSLossless, b"\xff\xd8\xff\xd9"), "input.truncated"),
     "JPEG 2000 that is none": (compressed(JPEG2000Lossless, bytes(40)), "input.truncated"),
+    "JPEG-LS of other bits than it says": (other_bits, "input.truncated"),
     "RLE that is none": (compressed(RLELossless, bytes(64)), "input.truncated"),
     "the same value everywhere": (all_with(PixelData=bytes(240)), "input.constant"),
 }

@@ -83,6 +83,9 @@ def _planes(dataset: Dataset, decoder: Decoder, wanted: set[int]) -> Iterator[tu
         n = int(dataset.get("NumberOfFrames") or 1)
         offsets = dataset.get("ExtendedOffsetTable")
         lengths = dataset.get("ExtendedOffsetTableLengths")
+        if int(dataset.BitsStored) != int(dataset.HighBit) + 1:
+            # GDCM and `_stored_bits` would both move the bits, and compressed frames have theirs at the low end.
+            raise ValueError("bits that compressed frames cannot have")
         with quiet():
             frames = generate_frames(
                 dataset.PixelData,
