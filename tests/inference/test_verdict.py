@@ -116,14 +116,14 @@ def test_anatomy_is_measured_in_patient_directions() -> None:
     boxes = {
         "liver": (slice(0, 10), slice(0, 20), slice(30, 50)),
         "spleen": (slice(0, 10), slice(20, 40), slice(0, 10)),
-        "kidney_left": (slice(20, 30), slice(30, 40), slice(0, 10)),
-        "kidney_right": (slice(20, 30), slice(30, 40), slice(40, 50)),
+        "kidney_left": (slice(20, 30), slice(28, 40), slice(0, 12)),
+        "kidney_right": (slice(20, 30), slice(28, 40), slice(38, 50)),
     }
     seen = {name: np.zeros(geometry.shape, bool) for name in boxes}
     for name, box in boxes.items():
         seen[name][box] = True
     found = anatomy_of(seen, geometry)
-    assert found == Anatomy(pytest.approx(35 * 3), pytest.approx(25 * 2), pytest.approx(20 * 4), pytest.approx(0.5))
+    assert found == Anatomy(pytest.approx(35 * 3), pytest.approx(24 * 2), pytest.approx(20 * 4), pytest.approx(0.5))
     seen["kidney_left"][:] = seen["kidney_right"][:] = False
     assert anatomy_of(seen, geometry) == Anatomy(pytest.approx(105), None, None, pytest.approx(0.5))
     assert anatomy_of({}, geometry) == Anatomy()
