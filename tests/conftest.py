@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from itertools import permutations, product
 from pathlib import Path
 
@@ -21,6 +22,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _default_sigchld() -> Iterator[None]:
+    """Take back the handler that torch's DataLoader sets for ended children.
+
+    On CPUs with AMX, once OpenVINO has run in the same process, the kernel ends the process when it calls that handler.
+    """
+    yield
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

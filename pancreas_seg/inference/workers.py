@@ -33,6 +33,9 @@ from pancreas_seg.inference.segmenter import Segmenter
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+_GRACE_S = 10.0
+"""How long a process that is ended may take to remove what it was writing."""
+
 log = logging.getLogger(__name__)
 
 
@@ -103,8 +106,11 @@ def segment_in_processes(
                 workers = [worker for worker in workers if worker.process.is_alive()]
         finally:
             for worker in workers:
+                worker.pipe.close()
                 worker.process.terminate()
             for worker in workers:
+                worker.process.join(_GRACE_S)
+                worker.process.kill()
                 worker.process.join()
     write_summary(out, [outcomes[n] for n in sorted(outcomes)])
     return [outcomes[n] for n in sorted(outcomes)]
