@@ -29,7 +29,8 @@ demo-train: $(VENV)/.installed
 	@echo "This phantom was in no part of the training. Its picture: $(DEMO)/trained/phantom_0000/preview.png"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/watch
+	$(BIN)/python -m pytest tests/watch
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -259,7 +259,8 @@ def test_real_watchers_killed_and_started_again(tmp_path) -> None:
             time.sleep(0.05)
         for watcher in watchers:
             watcher.terminate()
-        assert [watcher.wait() for watcher in watchers] == [0, 0]
+        # One that was just started may not yet listen.
+        assert {watcher.wait() for watcher in watchers} <= {0, -signal.SIGTERM}
         last = start("--once")
         assert last.wait(timeout=max(1.0, end - time.monotonic())) in (0, 3, 4)
     finally:
