@@ -129,7 +129,7 @@ KINDS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a claim of 2 GB in 10 kB": (
         "x.nii.gz",
         lambda: gzip.compress(patched(nifti(), (DIM, "i2", [3, 1000, 1000, 1000]))),
-        "input.truncated",
+        "input.needs_memory",
     ),
     "dimension of 0": ("x.nii", lambda: patched(nifti(), (DIM + 2, "i2", 0)), "input.empty"),
     "negative dimension": ("x.nii", lambda: patched(nifti(), (DIM + 4, "i2", -10)), "input.empty"),
