@@ -6,12 +6,9 @@ pydicom leaves bits above BitsStored as they are, GDCM clears them, and each ref
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +17,6 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -33,6 +29,7 @@ from pydicom.uid import (
 )
 
 from pancreas_seg.io import Scan
+from pancreas_seg.io.dicom.header import quiet
 from tests.io.conftest import make_multi_frame, make_slices
 
 Mutate = Callable[[bytes, int, np.random.Generator], bytes]
@@ -86,7 +83,7 @@ def mutated(content: bytes, mutate: Mutate, rng: np.random.Generator) -> bytes:
         return mutate(content, len(content), rng)
     files = list(_files(content).values())
     suffix = ("", ".dcm")[int(rng.integers(2))]
-    with _quiet():
+    with quiet():
         for _ in range(int(rng.integers(1, 4))):
             kind = rng.random()
             if kind < 0.3:
@@ -229,7 +226,7 @@ def judged(path: Path, scan: Scan) -> str:
 
 def _slices(content: bytes) -> Iterator[Slice]:
     """The images of a file that say where they lie; none of a file that pydicom cannot read."""
-    with _quiet():
+    with quiet():
         try:
             ds = pydicom.dcmread(BytesIO(content), force=True)
             pixels = _by_pydicom(ds)
@@ -317,16 +314,3 @@ def _zip(files: list[bytes], suffix: str = "") -> bytes:
 def _files(content: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(BytesIO(content)) as archive:
         return {f"{n} {info.filename}": archive.read(info) for n, info in enumerate(archive.infolist())}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
