@@ -267,3 +267,25 @@ def test_segment_with_attention(ct, tmp_path, capsys) -> None:
     stamp = (out / "ct" / "attention.nii.gz").stat().st_mtime_ns
     assert _segment(ct, "--weights", tmp_path / "with", "--out", out, "--attention", "--resume") == 0
     assert (out / "ct" / "attention.nii.gz").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_the_engine_that_is_asked_for_runs(weights, ct, tmp_path, engine: str) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    assert _segment(ct, "--out", tmp_path / "out", "--weights", weights, "--engine", engine) == 0
+    facts = json.loads((tmp_path / "out" / "ct" / "result.json").read_text())
+    assert facts["engine"] == engine
+    assert engine in facts["versions"]
+
+
+def test_jobs_are_processes_with_a_share_of_the_cpus(weights, ct, tmp_path, monkeypatch) -> None:
+    seen = []
+
+    def stand_in(load, cases, _out, jobs, _options, threads, _on_done) -> list:
+        seen.append((len(cases), jobs, threads, load.keywords["threads"]))
+        return []
+
+    monkeypatch.setattr("pancreas_seg.inference.workers.segment_in_processes", stand_in)
+    monkeypatch.setattr("pancreas_seg.network.openvino_engine.available_cpus", lambda: 8)
+    _segment(ct, ct, ct, "--out", tmp_path / "out", "--weights", weights, "--jobs", "4")
+    assert seen == [(3, 4, 2, 2)]
