@@ -318,3 +318,30 @@ def test_near_faces() -> None:
     assert not near_faces(mask, box, shape, (1, 1, 1)).any()
     at_edge = Box((0, 5, 24), (10, 13, 30))
     assert not near_faces(mask, at_edge, shape, (2, 2, 2)).any()
+
+
+class Unsure(nn.Module):
+    """A probability of 0.3 where the input is above 150 HU, of 0 elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logit = torch.where(x > (150 + 160) / 400, np.log(0.3 / 0.7), -1e4)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+def test_each_stage_has_its_threshold(write_nifti, organ) -> None:
+    scan = _scan(write_nifti, organ)
+
+    def volumes(coarse_threshold: float, fine_threshold: float, mode: str = "auto") -> tuple[float, int]:
+        coarse = _config((2.0, 2.0, 3.0), threshold=coarse_threshold)
+        fine = _config(threshold=fine_threshold, fallback="none", mode=mode)
+        result = Segmenter(Unsure(), fine, coarse=(Unsure(), coarse)).segment(scan)
+        facts = result.provenance["cascade"]
+        return facts["coarse_volume_ml"] if facts else 0.0, int(result.mask.sum())
+
+    found = int((organ == 200).sum())
+    assert volumes(0.5, 0.2) == (0.0, 0)
+    assert volumes(0.2, 0.5)[0] > 0
+    assert volumes(0.2, 0.5)[1] == 0
+    assert volumes(0.2, 0.2)[1] == found
+    assert volumes(0.2, 0.2, "full")[1] == found
+    assert volumes(0.2, 0.5, "full")[1] == 0
