@@ -21,9 +21,10 @@ from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.inference.anatomy import Anatomy, anatomy_of
 from pancreas_seg.inference.clean import clean_mask, count_components
 from pancreas_seg.inference.quality import Reason, dice
-from pancreas_seg.inference.restore import covering, decided
+from pancreas_seg.inference.restore import covering
 from pancreas_seg.inference.stage import Pass, Stage, StageProgress, fine_pass, timed, whole
 from pancreas_seg.io import Scan
+from pancreas_seg.network.decision import decided
 from pancreas_seg.resampling import resample
 
 GROWTHS = 4

@@ -8,8 +8,8 @@ import numpy as np
 
 from pancreas_seg.geometry import Box
 from pancreas_seg.inference.quality import dice
-from pancreas_seg.inference.restore import decided
 from pancreas_seg.inference.stage import Pass, Stage
+from pancreas_seg.network.decision import decided
 from pancreas_seg.network.windows import sweep
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.network.decision import decided
 from pancreas_seg.resampling import resample
 
 
@@ -50,18 +49,6 @@ def restore_mask(
     if inner is None:
         return mask, None
     return mask, inner.moved(target_box.start)
-
-
-def decided(
-    probabilities: NDArray[np.float32] | Sequence[NDArray[np.float32]], threshold: float = 0.5
-) -> NDArray[np.uint8]:
-    """The class of each voxel from the probabilities of K classes, (K, I, J, K'): k + 1, or 0 for background.
-
-    What no channel claims counts as background: p_0 = 1 - Σ p_k. The most probable class wins where
-    p_k > p_0·t / (1 - t): with one class where p > t, with t = 0.5 where it is more probable than the background.
-    """
-    rest = (1.0 - np.sum(probabilities, axis=0)) * (threshold / (1.0 - threshold))
-    return np.stack([rest, *probabilities]).argmax(axis=0).astype(np.uint8)
 
 
 def restore_probability(probability: NDArray[np.float32], model: Geometry, target: Geometry) -> NDArray[np.float32]:

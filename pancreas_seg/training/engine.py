@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from pancreas_seg.config import Config, TrainConfig
 from pancreas_seg.data.loading import VolumeDataset
 from pancreas_seg.data.transforms import IMAGE, LABEL, LABELLED
 from pancreas_seg.errors import TrainingError
+from pancreas_seg.network.decision import decided_among_all
 from pancreas_seg.network.loss import SegmentationLoss
 from pancreas_seg.network.precision import Precision, autocast
 from pancreas_seg.network.torch_engine import TorchEngine
@@ -144,7 +144,7 @@ def make_evaluator(
             config,
             config.out_channels,
         )
-        prediction = decided(torch.from_numpy(probabilities), outputs)[None, None]
+        prediction = torch.from_numpy(decided_among_all(probabilities, outputs, config.infer.threshold))[None, None]
         return {"pred": prediction, "label": batch[LABEL], "labelled": batch[LABELLED]}
 
     evaluator = SupervisedEvaluator(
@@ -156,20 +156,6 @@ def make_evaluator(
         decollate=False,
     )
     return evaluator, dice
-
-
-def decided(probabilities: torch.Tensor, outputs: Sequence[int]) -> torch.Tensor:
-    """Classes (*S) of probabilities (C, *S) by the rule of segmenting.
-
-    An output class wins where it is more probable than all that is no output class together; elsewhere the most
-    probable of the others does.
-    """
-    chosen = list(outputs)
-    best, which = probabilities[chosen].max(dim=0)
-    rest = 1 - probabilities[chosen].sum(dim=0)
-    others = probabilities.clone()
-    others[chosen] = -1
-    return torch.where(best > rest, torch.tensor(chosen)[which], others.argmax(dim=0))
 
 
 def _only_volume(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ from scipy import ndimage
 from pancreas_seg.config import CleanConfig
 from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.inference.clean import clean_mask, count_components
-from pancreas_seg.inference.restore import decided, restore_mask, restore_probability
+from pancreas_seg.inference.restore import restore_mask, restore_probability
+from pancreas_seg.network.decision import decided
 from pancreas_seg.resampling import resample
 
 

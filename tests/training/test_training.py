@@ -13,10 +13,11 @@ from pancreas_seg.data.loading import SampleDataset
 from pancreas_seg.errors import ConfigError, ManifestError, TrainingError
 from pancreas_seg.inference.segmenter import Segmenter
 from pancreas_seg.io import read_ct
+from pancreas_seg.network.decision import decided_among_all
 from pancreas_seg.network.loss import SegmentationLoss
 from pancreas_seg.network.weights import load_tensors, load_weights
 from pancreas_seg.training.dice import ClassDice
-from pancreas_seg.training.engine import decided, learning_rate, make_average, make_optimizer
+from pancreas_seg.training.engine import learning_rate, make_average, make_optimizer
 from pancreas_seg.training.trainer import train
 
 CONFIG = Config().changed(
@@ -180,9 +181,10 @@ def test_resuming_with_another_fold_is_refused(cohort, tmp_path) -> None:
 
 
 def test_validation_decides_as_segmenting_does() -> None:
-    p = torch.tensor([[0.3, 0.1, 0.2], [0.4, 0.6, 0.1], [0.3, 0.3, 0.7]])[:, None]
-    assert decided(p, [1]).tolist() == [[0, 1, 2]]  # 0.4 is the largest, but less than the rest together
-    assert decided(p, [1, 2]).tolist() == [[1, 1, 2]]
+    p = np.array([[0.3, 0.1, 0.2], [0.4, 0.6, 0.1], [0.3, 0.3, 0.7]], dtype=np.float32)[:, None]
+    assert decided_among_all(p, [1]).tolist() == [[0, 1, 2]]  # 0.4 is the largest, but less than the rest together
+    assert decided_among_all(p, [1, 2]).tolist() == [[1, 1, 2]]
+    assert decided_among_all(p, [1], threshold=0.35).tolist() == [[1, 1, 2]]
 
 
 def test_the_loss_and_validation_hear_what_a_case_is_labelled_for(cohort, tmp_path, monkeypatch) -> None:
