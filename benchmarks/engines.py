@@ -152,7 +152,7 @@ def _by_openvino(
     import openvino
     from openvino import opset15 as ops
 
-    from pancreas_seg.network.openvino_engine import available_cpus
+    from pancreas_seg.network.cpus import available_cpus
 
     image: Any = ops.parameter(list(x.shape), np.float32)
     node = image

@@ -286,6 +286,6 @@ def test_jobs_are_processes_with_a_share_of_the_cpus(weights, ct, tmp_path, monk
         return []
 
     monkeypatch.setattr("pancreas_seg.inference.workers.segment_in_processes", stand_in)
-    monkeypatch.setattr("pancreas_seg.network.openvino_engine.available_cpus", lambda: 8)
+    monkeypatch.setattr("pancreas_seg.network.cpus.available_cpus", lambda: 8)
     _segment(ct, ct, ct, "--out", tmp_path / "out", "--weights", weights, "--jobs", "4")
     assert seen == [(3, 4, 2, 2)]

@@ -52,7 +52,7 @@ def segment(options: argparse.Namespace) -> int:
     )
     if options.jobs > 1 and len(cases) > 1:
         from pancreas_seg.inference.workers import segment_in_processes
-        from pancreas_seg.network.openvino_engine import available_cpus
+        from pancreas_seg.network.cpus import available_cpus
 
         if options.attention:
             segmenter.attention_levels()

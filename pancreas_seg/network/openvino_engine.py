@@ -5,11 +5,8 @@ OpenVINO's converter and its telemetry are never loaded: the model is built by `
 
 from __future__ import annotations
 
-import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 
 from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError
+from pancreas_seg.network.cpus import available_cpus
 from pancreas_seg.network.openvino_graph import build_model
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -96,19 +94,6 @@ class OpenVinoEngine:
                 advice="Leave infer.precision at auto.",
             )
         return wish
-
-
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs that this process may run on, or the share of their time that a container was given, rounded up."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for version in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            share_us, period_us = map(int, " ".join((cgroup / name).read_text() for name in version).split())
-        except (OSError, ValueError):  # no such version, or "max"
-            continue
-        if share_us > 0:
-            return min(cpus, math.ceil(share_us / period_us))
-    return cpus
 
 
 def describe() -> str:

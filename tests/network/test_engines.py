@@ -15,6 +15,7 @@ from pancreas_seg.config import Config
 from pancreas_seg.errors import ConfigError
 from pancreas_seg.network import engine as engines
 from pancreas_seg.network.attention_unet import AttentionUNet
+from pancreas_seg.network.cpus import available_cpus
 from pancreas_seg.network.engine import choose_engine, make_engine
 from pancreas_seg.network.torch_engine import TorchEngine
 from pancreas_seg.network.weights import Weights, load_weights, save_weights
@@ -208,4 +209,4 @@ def test_a_containers_share_of_the_cpus_counts(tmp_path, monkeypatch, files, cpu
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert openvino_engine.available_cpus(tmp_path) == cpus
+    assert available_cpus(tmp_path) == cpus
