@@ -103,7 +103,8 @@ def segment_in_processes(
                         write_summary(out, [outcomes[n] for n in sorted(outcomes)])
                     if on_done is not None:
                         on_done(len(outcomes), len(cases))
-                workers = [worker for worker in workers if worker.process.is_alive()]
+                # One that has died with a case in hand stays until the end of its pipe has been seen.
+                workers = [w for w in workers if w.at is not None or w.process.is_alive()]
         finally:
             for worker in workers:
                 worker.pipe.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -86,3 +87,29 @@ def test_a_process_that_dies_takes_one_case_with_it_and_resume_does_that(tmp_pat
     assert json.loads((out / "ct1" / "result.json").read_text())["verdict"] == "review"
     segment_cases(load(), cases, tmp_path / "one")
     assert _masks(out) == _masks(tmp_path / "one")
+
+
+def _waits_for_its_end(pid: Path, case: CaseInput, _result: Segmentation, _written: list[Path]) -> None:
+    if case.case == "ct1" and not pid.exists():
+        pid.with_suffix(".new").write_text(str(os.getpid()))
+        pid.with_suffix(".new").rename(pid)
+        time.sleep(600)
+
+
+@pytest.mark.timeout(90)
+def test_a_process_that_dies_while_another_s_end_is_dealt_with_is_not_forgotten(tmp_path, folder, weights) -> None:
+    pid, killed = tmp_path / "pid", list[int]()
+
+    def kill(_done: int, _total: int) -> None:
+        if pid.exists() and not killed:
+            killed.append(int(pid.read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+            while "\nState:\tZ" not in Path(f"/proc/{killed[0]}/status").read_text():
+                time.sleep(0.01)
+
+    cases = find_cases([folder])
+    options = CaseOptions(on_saved=partial(_waits_for_its_end, pid))
+    load = partial(Segmenter.from_weights, weights, "cpu")
+    outcomes = segment_in_processes(load, cases * 3, tmp_path / "out", 2, options, threads=1, on_done=kill)
+    assert killed
+    assert len(outcomes) == 3 * len(cases)
