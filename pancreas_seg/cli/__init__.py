@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from pancreas_seg.cli.parser import make_parser
-from pancreas_seg.cli.verbs import INTERRUPTED, helps_only
+from pancreas_seg.cli.terminal import INTERRUPTED, helps_only
 from pancreas_seg.errors import PancreasSegError
 
 

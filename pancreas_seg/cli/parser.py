@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pancreas_seg._version import __version__
-from pancreas_seg.cli import segmenting, verbs
+from pancreas_seg.cli import evaluating, segmenting, verbs
 
 
 def _whole_number(lowest: int) -> Callable[[str], int]:
@@ -212,7 +212,7 @@ def _add_evaluate(commands: Any) -> None:
         help="of the surface Dice; default 1 2",
     )
     verb.add_argument("--resample", action="store_true", help="bring predictions on other grids onto the references'")
-    verb.set_defaults(run=verbs.evaluate)
+    verb.set_defaults(run=evaluating.evaluate)
 
 
 def _add_manifest(commands: Any) -> None:

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pancreas_seg.cli.verbs import exit_code, only_sections, progress_bar
+from pancreas_seg.cli.terminal import exit_code, progress_bar
+from pancreas_seg.cli.verbs import only_sections
 from pancreas_seg.errors import InputError
 
 if TYPE_CHECKING:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pancreas_seg._version import __version__
+from pancreas_seg.cli.terminal import (
+    BUG,
+    DONE,
+    INTERRUPTED,
+    REFUSED,
+    describe,
+    exit_code,
+    helps_only,
+    progress_bar,
+)
 from pancreas_seg.errors import ConfigError
 
 if TYPE_CHECKING:
     from pancreas_seg.config import Config
-    from pancreas_seg.evaluation.statistics import Summary
-    from pancreas_seg.inference.cohort import CaseOutcome
     from pancreas_seg.network.weights import Weights
-
-DONE, BUG, USAGE, REFUSED, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 def export(options: argparse.Namespace) -> int:
@@ -70,42 +73,6 @@ def watch(options: argparse.Namespace) -> int:
     return DONE
 
 
-def exit_code(outcomes: Sequence[CaseOutcome]) -> int:
-    from pancreas_seg.inference.cohort import NOT_WRITTEN
-
-    bad = [outcome.status for outcome in outcomes if outcome.status in ("refused", "failed")]
-    if not bad:
-        return DONE
-    if len(outcomes) > 1:
-        return PARTLY
-    if outcomes[0].reasons == NOT_WRITTEN:
-        return USAGE
-    return REFUSED if bad == ["refused"] else BUG
-
-
-def progress_bar(title: str, unit: str) -> Callable[[int, int], None]:
-    """Progress bars on stderr, called with steps done and in all, one after the other; silent if that's no terminal."""
-    from tqdm import tqdm
-
-    bar: Any = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(desc=title, unit=unit, total=total, disable=None, file=sys.stderr, leave=False)
-        bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
-            bar = None
-
-    return show
-
-
-def helps_only() -> bool:
-    """Whether this is one of torchrun's processes, but not the first, which speaks for all."""
-    return os.environ.get("RANK", "0") != "0"
-
-
 def train(options: argparse.Namespace) -> int:
     from pancreas_seg.cross_validation import cross_validate
     from pancreas_seg.training.trainer import train
@@ -146,81 +113,6 @@ def _start(options: argparse.Namespace) -> tuple[Weights | None, Config]:
     if options.preset is not None or options.config is not None:
         return weights, _config(options)
     return weights, fine_tuning(weights.config).with_settings(options.settings)
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    from pancreas_seg.evaluation.study import evaluate_predictions
-
-    if options.out is None and options.compare is not None:
-        raise ConfigError(
-            "config.no_out",
-            where="--compare",
-            found="no --out",
-            expected="a folder for both tables",
-            advice="Add --out.",
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        study = evaluate_predictions(
-            options.reference,
-            options.prediction,
-            options.out or Path(scratch),
-            labels=_structures(options.labels),
-            prediction_labels=_structures(options.prediction_labels),
-            compare_with=options.compare,
-            resample=options.resample,
-            tolerances_mm=options.tolerance_mm,
-            on_case=progress_bar("evaluate", "case"),
-        )
-    if options.out is not None:
-        print(*study.written, sep="\n")
-    for summary in study.summaries:
-        print(describe(summary), file=sys.stderr if options.out is not None else sys.stdout)
-    for row in study.rows:
-        if row.status != "ok":
-            print(f"{row.case}: {row.status}: {row.reason}", file=sys.stderr)
-    bad = sum(row.status != "ok" for row in study.rows)
-    return DONE if not bad else REFUSED if bad == len(study.rows) else PARTLY
-
-
-def describe(summary: Summary) -> str:
-    """One line: means with the number of cases, and of what was left out."""
-    n = f"{summary.n_ok} case" + ("" if summary.n_ok == 1 else "s")
-    left_out = f"; {summary.n_missing} missing, {summary.n_failed} failed" if summary.n_ok < summary.n_cases else ""
-    values = {name: d.mean for name, d in summary.metrics.items()}
-    if not values:
-        return f"{summary.label}: no case evaluated{left_out}"
-    if summary.n_both_empty == summary.n_ok:
-        return f"{summary.label}: in neither reference nor prediction of {n}{left_out}; check the label values"
-    infinite = summary.metrics["hd95_mm"].infinite
-    finite = f" over the {summary.n_ok - infinite} with both masks" if infinite else ""
-    surface = ", ".join(
-        f"{name.upper().replace('_', ' at ').replace('MM', ' mm')} {values[name]:.4f}"
-        for name in values
-        if name.startswith("nsd")
-    )
-    return (
-        f"Dice {values['dice']:.4f} ({summary.label}: reference {values['reference_ml']:.1f} ml, "
-        f"prediction {values['prediction_ml']:.1f} ml; {n}{left_out}), {surface}, "
-        f"HD95 {values['hd95_mm']:.2f} mm{finite}"
-    )
-
-
-def _structures(options: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
-    """``NAME=VALUE+VALUE`` options as a mapping, or None for none."""
-    structures = {}
-    for option in options:
-        name, equals, values = option.partition("=")
-        parts = values.split("+")
-        if not (name and equals and all(part.strip().isdigit() for part in parts)):
-            raise ConfigError(
-                "config.bad_label",
-                where=f"--label {option}",
-                found=repr(option),
-                expected="NAME=VALUE or NAME=VALUE+VALUE, for example pancreas=1+2",
-                advice="Give one --label for each structure.",
-            )
-        structures[name] = tuple(int(part) for part in parts)
-    return structures or None
 
 
 def manifest_build(options: argparse.Namespace) -> int:
@@ -283,9 +175,9 @@ def info(options: argparse.Namespace) -> int:
     name, why = choose_engine("auto", "auto")
     print(f"engine {name}: {why}")
     if name == "openvino":
-        from pancreas_seg.network.openvino_engine import describe
+        from pancreas_seg.network import openvino_engine
 
-        print(describe())
+        print(openvino_engine.describe())
     most = load_preset("default").infer.max_memory_gb
     print(f"memory: a CT that would need more than {most:g} GB is refused (infer.max_memory_gb)")
     if options.weights:
