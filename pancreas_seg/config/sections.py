@@ -48,6 +48,8 @@ class AugmentConfig:
     organ_probability: float = 0.0
     organ_hu: float = 15.0
     """Standard deviation of an offset drawn for each labelled class by itself, as other contrast phases have it."""
+    hollow_hu: float = 15.0
+    """The same for stomach, duodenum, colon and bowel, whose contents (water, oral contrast, food) differ most."""
     bias_probability: float = 0.0
     bias_hu: float = 15.0
     """Largest value of a smooth field that is added."""

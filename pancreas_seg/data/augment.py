@@ -19,11 +19,15 @@ from monai.transforms import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from pancreas_seg.config import IGNORE, AugmentConfig, Config
+from pancreas_seg.config import AugmentConfig, Config
 from pancreas_seg.data.transforms import IMAGE, LABEL
 
 MARGIN = 1.25
 """How much larger than the patch a sample is cut, so that turning it brings in real voxels."""
+
+
+HOLLOW = ("stomach", "duodenum", "small_bowel", "colon", "bowel")
+"""Classes whose HU are those of their contents."""
 
 
 class RandDeformd(RandomizableTransform, MapTransform):
@@ -112,20 +116,20 @@ class RandOrganShiftd(RandomizableTransform, MapTransform):
     Parameters
     ----------
     prob : float
-    sigma : float
-        Standard deviation of the offsets, in the image's units.
+    sigmas : sequence of float
+        Standard deviation of each class's offset, in the image's units; the first is class 1's.
     """
 
-    def __init__(self, prob: float, sigma: float) -> None:
+    def __init__(self, prob: float, sigmas: Sequence[float]) -> None:
         MapTransform.__init__(self, [IMAGE, LABEL])
         RandomizableTransform.__init__(self, prob=prob)
-        self.sigma = sigma
+        self.sigmas = np.zeros(256)
+        self.sigmas[1 : len(sigmas) + 1] = sigmas
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         self.randomize(None)
-        table = torch.from_numpy(self.R.normal(0.0, self.sigma, 256).astype(np.float32))
-        table[[0, IGNORE]] = 0.0
+        table = torch.from_numpy(self.R.normal(0.0, self.sigmas).astype(np.float32))
         if self._do_transform:
             label = out[LABEL]
             pool = F.avg_pool3d if label.ndim == 4 else F.avg_pool2d
@@ -188,11 +192,12 @@ def augmentation(config: Config) -> Compose:
     """
     settings, data = config.augment, config.data
     hu = data.window_hu[1] - data.window_hu[0]
+    offsets = [(settings.hollow_hu if name in HOLLOW else settings.organ_hu) / hu for name in data.classes]
     return Compose(
         [
             RandDeformd(data.patch_size, data.spacing_mm, settings),
             RandFlipd([IMAGE, LABEL], prob=settings.mirror_probability, spatial_axis=0),
-            RandOrganShiftd(settings.organ_probability, settings.organ_hu / hu),
+            RandOrganShiftd(settings.organ_probability, offsets),
             RandBiasd(settings.bias_probability, settings.bias_hu / hu),
             RandLowResolutiond(settings.lowres_probability, settings.lowres_zoom),
             RandAdjustContrastd(

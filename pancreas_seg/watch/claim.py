@@ -42,6 +42,8 @@ class Record:
         How often it failed by a bug.
     taken, seen, ended : str
         UTC: since when it is being segmented, last sign of life, end.
+    renewals : int
+        How often the record was changed: no two of its contents are alike, whatever the clock says.
     outcome : dict or None
         The line of summary.csv.
     reasons : tuple of dict
@@ -61,6 +63,7 @@ class Record:
     taken: str = ""
     seen: str = ""
     ended: str = ""
+    renewals: int = 0
     outcome: dict[str, str] | None = None
     reasons: tuple[dict[str, str], ...] = ()
     output: str = ""
@@ -119,7 +122,7 @@ class Claim:
         LostError
         """
         with self._lock:
-            self.record = replace(self.record, **changes, seen=now())
+            self.record = replace(self.record, **changes, seen=now(), renewals=self.record.renewals + 1)
             self.record.write(self.folder)
 
     def give_back(self, tries: int) -> None:

@@ -219,7 +219,7 @@ def test_each_augmentation_does_something_by_itself(name: str, size: list[int]) 
 def test_organs_change_by_an_offset_each_and_the_background_by_none() -> None:
     label = torch.zeros(1, 24, 10, 10, dtype=torch.uint8)
     label[:, :6], label[:, 6:12], label[:, 12:18] = 1, 2, 255
-    shift = RandOrganShiftd(1.0, 0.1)
+    shift = RandOrganShiftd(1.0, (0.1, 0.3))
     drawn = []
     for seed in range(200):
         shift.set_random_state(seed=seed)
@@ -228,8 +228,23 @@ def test_organs_change_by_an_offset_each_and_the_background_by_none() -> None:
         assert max(inner) < 1e-6
         assert image[0, 20, 5, 5] == image[0, 15, 5, 5] == 0.5
         drawn.append([float(image[0, 2, 5, 5]) - 0.5, float(image[0, 8, 5, 5]) - 0.5])
-    assert np.std(drawn, axis=0) == pytest.approx([0.1, 0.1], rel=0.15)
+    assert np.std(drawn, axis=0) == pytest.approx([0.1, 0.3], rel=0.15)
     assert abs(np.corrcoef(np.transpose(drawn))[0, 1]) < 0.2
+
+
+def test_hollow_organs_have_a_spread_of_their_own() -> None:
+    settings = {**_OFF, "organ_probability": 1.0, "organ_hu": 0.0, "hollow_hu": 80.0}
+    data = {"patch_size": [12, 6, 6], "spacing_mm": [2.0] * 3, "classes": ["pancreas", "stomach"]}
+    random = augmentation(Config().changed({"data": data, "augment": settings}))
+    label = torch.zeros(1, 12, 6, 6)
+    label[:, :4], label[:, 8:] = 1, 2
+    drawn = []
+    for seed in range(50):
+        random.set_random_state(seed=seed)
+        image = torch.as_tensor(random({IMAGE: torch.full((1, 12, 6, 6), 0.5), LABEL: label.clone()})[IMAGE])
+        assert image[0, 1, 3, 3] == 0.5
+        drawn.append(float(image[0, 10, 3, 3]))
+    assert np.std(drawn) == pytest.approx(80 / 400, rel=0.25)
 
 
 def test_mirroring_is_off_by_default_and_is_left_right() -> None:

@@ -140,3 +140,13 @@ def test_doubtful_results_are_for_review(write_nifti, threshold_network, change,
     result = Segmenter(threshold_network, _config((2.0, 2.0, 3.0))).segment(read_ct(write_nifti(array)))
     assert result.verdict == "review"
     assert code in [reason.code for reason in result.reasons]
+
+
+def test_what_lies_outside_the_body_is_not_looked_at(write_nifti, threshold_network) -> None:
+    array = np.full((90, 40, 40), -900, np.int16)
+    array[5:35, 5:35, 5:35] = 60
+    array[70:85, 10:25, 10:25] = 60
+    scan = read_ct(write_nifti(array, np.diag([2.0, 2.0, 2.0, 1.0])))
+    mask = Segmenter(threshold_network, _config((2.0, 2.0, 2.0))).segment(scan).mask
+    assert (mask[5:35, 5:35, 5:35] == 1).all()
+    assert not mask[60:].any()

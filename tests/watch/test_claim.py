@@ -82,7 +82,8 @@ def test_an_input_that_cannot_be_moved_stays(folders, arrival, monkeypatch) -> N
     assert held(folders) == []
 
 
-def test_a_lease_ends_when_the_record_has_not_changed_before_the_lookers_eyes(folders, arrival) -> None:
+def test_a_lease_ends_when_the_record_has_not_changed_before_the_lookers_eyes(folders, arrival, monkeypatch) -> None:
+    monkeypatch.setattr("pancreas_seg.watch.claim.now", lambda: "2026-01-01T00:00:00.000Z")
     claim = take(folders, arrival, ELSEWHERE, 60)
     now = 0.0
     leases = Leases(5, lambda: now)
