@@ -45,11 +45,12 @@ def raised() -> list[Raised]:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     public = {name: maker for tree in trees for name, maker in _makers(tree).items() if not name.startswith("_")}
     for tree in trees:
-        for one in [*_in_errors(tree), *_from_makers(tree, {**public, **_makers(tree)}), *_elsewhere(tree)]:
+        makers = {**public, **_makers(tree)}
+        for one in [*_in_errors(tree), *_from_makers(tree, makers), *_in_loops(tree), *_elsewhere(tree)]:
             known = found.setdefault(one.code, one)
             if known.exit_code != one.exit_code:
                 raise ValueError(f"{one.code} has two exit codes")
-            if not known.advice:
+            if known.advice in ("", "..."):
                 found[one.code] = one
     return [found[code] for code in sorted(found)]
 
@@ -63,22 +64,77 @@ def _in_errors(tree: ast.AST) -> list[Raised]:
     ]
 
 
-def _makers(tree: ast.AST) -> dict[str, tuple[str, int]]:
-    """Functions that put a prefix before the code that they are given first: the prefix and the error's exit code."""
+@dataclass(frozen=True)
+class Maker:
+    """A function that makes an error of what it is given: a prefix before the code, and which argument is what."""
+
+    prefix: str
+    exit_code: int
+    parameters: tuple[str, ...]
+    defaults: dict[str, ast.expr]
+    code: str
+    advice: ast.expr | None
+
+    def raised(self, call: ast.Call) -> Raised | None:
+        """What one of its calls raises; None if the code is no plain text there."""
+        named = {k.arg: k.value for k in call.keywords if k.arg}
+        given = self.defaults | dict(zip(self.parameters, call.args, strict=False)) | named
+        code = given.get(self.code)
+        if not isinstance(code, ast.Constant) or not isinstance(code.value, str):
+            return None
+        advice = given.get(self.advice.id) if isinstance(self.advice, ast.Name) else self.advice
+        return Raised(self.prefix + code.value, self.exit_code, _template(advice) if advice else "")
+
+
+def _makers(tree: ast.AST) -> dict[str, Maker]:
+    """Functions that make an error whose code, or its end, is one of their arguments."""
+    constants = {node.targets[0].id: node.value for node in ast.iter_child_nodes(tree) if _is_constant(node)}
+
+    def known(node: ast.expr) -> ast.expr:
+        return constants.get(node.id, node) if isinstance(node, ast.Name) else node
+
     return {
-        function.name: (_template(call.args[0]).removesuffix("..."), _EXITS[_name(call)])
+        function.name: Maker(prefix, _EXITS[_name(call)], parameters, defaults, code.id, _keyword(call, "advice"))
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef)
+        for parameters in [tuple(a.arg for a in function.args.args)]
+        for values in [function.args.defaults]
+        for defaults in [dict(zip(parameters[len(parameters) - len(values) :], map(known, values), strict=True))]
         for call in _calls(function)
-        if _name(call) in _EXITS and call.args and isinstance(call.args[0], ast.JoinedStr)
+        if _name(call) in _EXITS and call.args
+        for prefix, code in [_code_of(call.args[0])]
+        if code is not None and code.id in parameters
     }
 
 
-def _from_makers(tree: ast.AST, makers: dict[str, tuple[str, int]]) -> list[Raised]:
+def _is_constant(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+
+
+def _code_of(node: ast.expr) -> tuple[str, ast.Name | None]:
+    """What stands before a variable at the end of a code, and the variable; None if there is no such."""
+    if isinstance(node, ast.JoinedStr) and isinstance(node.values[-1], ast.FormattedValue):
+        prefix, node = "".join(_template(part) for part in node.values[:-1]), node.values[-1].value
+    else:
+        prefix = ""
+    return prefix, node if isinstance(node, ast.Name) else None
+
+
+def _from_makers(tree: ast.AST, makers: dict[str, Maker]) -> list[Raised]:
+    made = [makers[_name(call)].raised(call) for call in _calls(tree) if _name(call) in makers]
+    return [one for one in made if one is not None]
+
+
+def _in_loops(tree: ast.AST) -> list[Raised]:
+    """Errors raised in a loop over a table of codes."""
     return [
-        Raised(makers[_name(call)][0] + call.args[0].value, makers[_name(call)][1], "")
-        for call in _calls(tree)
-        if _name(call) in makers and call.args and isinstance(call.args[0], ast.Constant)
+        Raised(text.value, _EXITS[_name(call)], _advice(call))
+        for loop in ast.walk(tree)
+        if isinstance(loop, ast.For)
+        for call in _calls(loop)
+        if _name(call) in _EXITS and call.args and isinstance(call.args[0], ast.Name)
+        for text in ast.walk(loop.iter)
+        if isinstance(text, ast.Constant) and isinstance(text.value, str) and _CODE.fullmatch(text.value)
     ]
 
 
@@ -99,7 +155,12 @@ def _name(call: ast.Call) -> str:
 
 
 def _advice(call: ast.Call) -> str:
-    return next((_template(k.value) for k in call.keywords if k.arg == "advice"), "")
+    advice = _keyword(call, "advice")
+    return _template(advice) if advice else ""
+
+
+def _keyword(call: ast.Call, name: str) -> ast.expr | None:
+    return next((k.value for k in call.keywords if k.arg == name), None)
 
 
 def _template(node: ast.expr) -> str:
