@@ -112,6 +112,9 @@ class TrainConfig:
     """Weight of each of data.classes in the Dice loss; empty for equal ones."""
     average_decay: float = 0.0
     """Weights are validated and saved as a running average that keeps this share at each step; 0 for none."""
+    norm_statistics: Literal["batch", "stored"] = "batch"
+    """What batch norm normalises by in training: each batch's own mean and variance, or those that came with the
+    weights it started from, as when segmenting. "stored" is for a last phase, from weights with good statistics."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     early_stop_rounds: int = 0
     """Stop after that many rounds without a better validation Dice; 0 never stops early."""

@@ -46,6 +46,15 @@ def make_average(network: nn.Module, train: TrainConfig) -> AveragedModel | None
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(train.average_decay), use_buffers=True)
 
 
+def training_mode(network: nn.Module, train: TrainConfig) -> None:
+    """Put a network into training mode, its batch norm only if it is to normalise by the batch."""
+    network.train()
+    if train.norm_statistics == "stored":
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
 def learning_rate(step: int, total: int, train: TrainConfig) -> float:
     """Learning rate of a step (from 0): linear warm-up, then constant, (1 - t)^0.9, or half a cosine."""
     if step < train.warmup_steps:
@@ -82,7 +91,7 @@ def make_trainer(
         step = engine.state.iteration - 1
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(step, total, config.train)
-        engine.network.train()
+        training_mode(engine.network, config.train)
         engine.optimizer.zero_grad(set_to_none=True)
         with autocast(precision, device):
             outputs = engine.network(image)

@@ -130,6 +130,14 @@ class _Run:
                 expected="an empty folder",
                 advice="Add --resume to go on with it, or choose another folder.",
             )
+        if config.train.norm_statistics == "stored" and init is None:
+            raise ConfigError(
+                "config.no_stored_statistics",
+                where="train.norm_statistics",
+                found='"stored", and no weights to start from',
+                expected="weights whose statistics are kept",
+                advice='Add --init, or leave train.norm_statistics at "batch".',
+            )
         training, validation = _split(data, fold)
         _check_classes(data, training, config, init)
         self.cases = cases_fingerprint(training, validation)

@@ -75,6 +75,28 @@ def test_a_training_starts_from_weights(cohort, tmp_path, caplog) -> None:
     torch.testing.assert_close(saved.state["head.weight"], weights.state["head.weight"])
 
 
+@pytest.mark.parametrize("statistics", ["batch", "stored"])
+def test_stored_statistics_stay_while_the_weights_learn(cohort, tmp_path, statistics: str) -> None:
+    config = _config("pancreas").changed(
+        {
+            "data": {"spacing_mm": [2.0, 2.0, 3.0], "patch_size": [16, 16, 8]},
+            "train": {"steps": 2, "validate_every": 2, "norm_statistics": statistics, "average_decay": 0.5},
+        }
+    )
+    weights = _weights(config, tmp_path)
+    saved = load_weights(train(cohort, tmp_path / "run", config, fold=0, init=weights).last)
+    same = {name: torch.equal(value, weights.state[name]) for name, value in saved.state.items()}
+    means = [name for name in same if name.endswith(("running_mean", "running_var"))]
+    assert [same[name] for name in means] == [statistics == "stored"] * len(means)
+    assert not any(same[name] for name in same if name.endswith("conv.weight"))
+
+
+def test_stored_statistics_have_to_come_from_somewhere(cohort, tmp_path) -> None:
+    config = _config("pancreas").with_settings(["train.norm_statistics=stored"])
+    with pytest.raises(ConfigError, match="config.no_stored_statistics"):
+        train(cohort, tmp_path / "run", config, fold=0)
+
+
 def test_classes_of_the_weights_need_no_labels(cohort, tmp_path, caplog) -> None:
     config = _config("pancreas", "liver").changed(
         {
