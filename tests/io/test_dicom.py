@@ -95,6 +95,27 @@ def test_slope_and_intercept_are_each_slices_own(oblique_volume, slices, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("intercept", "kind"),
+    [
+        ("-1000", np.int16),
+        ("-1000.5", np.float32),
+        ("40000", np.float32),
+        ("-40000", np.float32),
+        ("32000", np.float32),
+    ],
+)
+def test_whole_hu_take_16_bits_a_voxel(slices, tmp_path, intercept: str, kind: type) -> None:
+    """The fourth slice alone has the intercept: those before it are already read when it turns out not to fit."""
+    stored = [ds.pixel_array.T.astype(np.int64) for ds in slices]
+    own = [int(ds.RescaleIntercept) for ds in slices]
+    slices[3].RescaleIntercept = intercept
+    scan = read_ct(save(slices, tmp_path / "ct"))
+    assert scan.image.dtype == kind
+    for k in range(6):
+        np.testing.assert_array_equal(scan.image[:, :, k], stored[k] + (float(intercept) if k == 3 else own[k]))
+
+
+@pytest.mark.parametrize(
     ("stored", "signed"), [(12, False), (16, False), (16, True), (12, True)], ids=["u12", "u16", "i16", "i12"]
 )
 def test_bits_above_the_stored_ones_count_for_nothing(slices, tmp_path, stored: int, signed: bool) -> None:

@@ -44,7 +44,7 @@ def is_dicom_input(path: Path) -> bool:
 
 def read_dicom(
     path: Path, series_uid: str | None = None, allow_tilt: bool = False
-) -> tuple[NDArray[np.float32], Geometry, DicomSeries, str]:
+) -> tuple[NDArray[np.int16] | NDArray[np.float32], Geometry, DicomSeries, str]:
     """Read the one CT series of a folder, zip or file.
 
     Parameters
@@ -57,8 +57,8 @@ def read_dicom(
 
     Returns
     -------
-    image : (columns, rows, slices) float32 array
-        HU.
+    image : (columns, rows, slices) int16 or float32 array
+        HU; int16 where they are whole numbers that fit.
     geometry : Geometry
         Slices go along their normal (the cross product of ImageOrientationPatient's vectors).
     series : DicomSeries

@@ -14,7 +14,7 @@ AIR_HU = -1000.0
 """Value of voxels that no slice reaches."""
 
 
-def shear_back(image: NDArray[np.float32], tilted: Stack) -> tuple[NDArray[np.float32], Geometry]:
+def shear_back(image: NDArray[Any], tilted: Stack) -> tuple[NDArray[np.float32], Geometry]:
     """Shift each slice in its own plane so that the stack's third axis becomes the slices' normal.
 
     Voxels stay in the plane of their slice, so only the shift, by linear interpolation, touches values: whole voxels
@@ -43,7 +43,8 @@ def shear_back(image: NDArray[np.float32], tilted: Stack) -> tuple[NDArray[np.fl
     out = np.empty(shape[::-1], np.float32).transpose(2, 1, 0)
     for k in range(n):
         shift = k * per_slice - low
-        out[:, :, k] = _shifted(_shifted(image[:, :, k], shape[0], shift[0]).T, shape[1], shift[1]).T
+        plane = image[:, :, k].astype(np.float32)
+        out[:, :, k] = _shifted(_shifted(plane, shape[0], shift[0]).T, shape[1], shift[1]).T
     return out, Geometry(shape, affine)
 
 

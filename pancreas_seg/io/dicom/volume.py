@@ -20,13 +20,13 @@ from pancreas_seg.io.dicom.header import parse, quiet, transfer_syntax, truncate
 from pancreas_seg.io.dicom.stack import Stack
 
 
-def read_volume(found: Stack, files: Files) -> tuple[NDArray[np.float32], str]:
+def read_volume(found: Stack, files: Files) -> tuple[NDArray[np.int16] | NDArray[np.float32], str]:
     """Decode the frames of a stack; files are read one at a time.
 
     Returns
     -------
-    (columns, rows, slices) float32 array
-        HU.
+    (columns, rows, slices) int16 or float32 array
+        HU; int16 where they are whole numbers that fit, which halves the memory.
     str
         SHA-256 over the SHA-256 of each slice's file and its frame's number, in the order of the slices: the same
         however files are named.
@@ -37,7 +37,7 @@ def read_volume(found: Stack, files: Files) -> tuple[NDArray[np.float32], str]:
         If pixel data are damaged, or a file changed since its header was read.
     """
     columns, rows, n = found.shape
-    image = np.empty((n, rows, columns), np.float32)
+    image: NDArray[Any] = np.empty((n, rows, columns), np.int16)
     places: dict[int, list[tuple[int, Frame]]] = {}
     for k, frame in enumerate(found.frames):
         places.setdefault(frame.file, []).append((k, frame))
@@ -54,6 +54,8 @@ def read_volume(found: Stack, files: Files) -> tuple[NDArray[np.float32], str]:
                 for index, plane in planes:
                     k, frame = by_index.pop(index)
                     hashes[k] = digest + index.to_bytes(4, "little")
+                    if image.dtype == np.int16 and not _whole(plane, frame):
+                        image = image.astype(np.float32)
                     _to_hu(plane, frame, image[k])
             except Exception as error:  # decoders raise nearly any type on damaged data
                 raise truncated(
@@ -66,9 +68,20 @@ def read_volume(found: Stack, files: Files) -> tuple[NDArray[np.float32], str]:
     return image.transpose(2, 1, 0), hashlib.sha256(b"".join(hashes)).hexdigest()
 
 
-def _to_hu(plane: NDArray[Any], frame: Frame, out: NDArray[np.float32]) -> None:
+def _whole(plane: NDArray[Any], frame: Frame) -> bool:
+    """Whether a plane's HU are whole numbers that fit into 16 bits."""
+    if frame.slope != 1.0 or not frame.intercept.is_integer() or plane.dtype.kind not in "iu":
+        return False
+    limits, intercept = np.iinfo(np.int16), int(frame.intercept)
+    return limits.min <= int(plane.min()) + intercept and int(plane.max()) + intercept <= limits.max
+
+
+def _to_hu(plane: NDArray[Any], frame: Frame, out: NDArray[Any]) -> None:
     if plane.shape != out.shape:
         raise ValueError("another matrix than in the header")
+    if out.dtype == np.int16:
+        np.add(plane, int(frame.intercept), out=out, dtype=np.int64, casting="unsafe")
+        return
     out[...] = plane
     if frame.slope != 1.0:
         out *= np.float32(frame.slope)
