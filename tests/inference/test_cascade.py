@@ -250,6 +250,23 @@ def test_slices_with_neighbours(write_nifti, organ) -> None:
     assert result.provenance["mode"] == "cascade"
 
 
+@pytest.mark.parametrize("neighbours", [0, 3])
+def test_a_slice_at_the_organs_end_has_its_neighbours_in_the_box(write_nifti, organ, neighbours: int) -> None:
+    tree = {"network": {"spatial_dims": 2}, "data": {"patch_size": [64, 64], "neighbour_slices": neighbours}}
+    config = Config().changed(tree)
+    plain = _config(margin_mm=0.0)
+    config = replace(config, data=replace(config.data, spacing_mm=SPACING), infer=plain.infer, clean=plain.clean)
+    facts = (
+        _segmenter(config, coarse_spacing=SPACING)
+        .segment(_scan(write_nifti, organ, np.diag([*SPACING, 1.0])))
+        .provenance["cascade"]
+    )
+    assert facts["growths"] == 0
+    (low, high), (fine_low, fine_high) = facts["coarse_box_ras_mm"], facts["fine_box_ras_mm"]
+    assert (low[2] - fine_low[2]) / SPACING[2] > 2 + neighbours - 0.01
+    assert (fine_high[2] - high[2]) / SPACING[2] > 2 + neighbours - 0.01
+
+
 def test_the_organ_is_looked_for_among_the_coarse_classes(write_nifti) -> None:
     """The coarse network knows spleen and pancreas; the fine one is asked for the pancreas."""
 

@@ -189,17 +189,26 @@ def test_dicom_and_other_cases_are_segmented_in_one_run(write_nifti, tmp_path, s
     assert picked[0].reasons == "input.no_such_series"
 
 
-@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "ct.mha", "ct.nrrd"])
-def test_what_would_need_too_much_memory_is_refused_before_it_is_read(tmp_path, threshold_network, name: str) -> None:
+@pytest.mark.parametrize("probability", [False, True])
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "ct.mha", "ct.nrrd", "dicom"])
+def test_what_would_need_too_much_memory_is_refused_before_it_is_read(
+    tmp_path, threshold_network, name: str, probability: bool
+) -> None:
     array = np.zeros((64, 64, 64), np.int16)
     array[1] = 1000
-    write_image(tmp_path / name, array, Geometry(array.shape, np.eye(4)))
-    needed = 0.7 + 64**3 * (2 * 2 + 4) / 1e9
+    if name == "dicom":
+        save(make_slices(array, np.diag([1.0, 1.0, 1.0, 1.0])), tmp_path / name)
+    else:
+        write_image(tmp_path / name, array, Geometry(array.shape, np.eye(4)))
+    needed = 0.7 + 64**3 * (2 * 2 + 4 + 8 * probability) / 1e9
 
     def reasons(gb: float) -> str:
         config = Config().changed({"infer": {"max_memory_gb": gb}, "data": {"patch_size": [8, 8, 8]}})
         (outcome,) = segment_cases(
-            Segmenter(threshold_network, config), find_cases([tmp_path / name]), tmp_path / "out"
+            Segmenter(threshold_network, config),
+            find_cases([tmp_path / name]),
+            tmp_path / "out",
+            CaseOptions(probability=probability),
         )
         return outcome.reasons
 

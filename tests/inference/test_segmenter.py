@@ -150,3 +150,11 @@ def test_what_lies_outside_the_body_is_not_looked_at(write_nifti, threshold_netw
     mask = Segmenter(threshold_network, _config((2.0, 2.0, 2.0))).segment(scan).mask
     assert (mask[5:35, 5:35, 5:35] == 1).all()
     assert not mask[60:].any()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_engine_is_for_both_stages(engine: str) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    segmenter = Segmenter.from_weights("starter", "cpu", (f"infer.engine={engine}",))
+    assert segmenter.coarse is not None
+    assert [network.name for network in (segmenter.network, segmenter.coarse[0])] == [engine, engine]  # type: ignore[union-attr]

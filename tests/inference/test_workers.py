@@ -56,6 +56,17 @@ def _dies(once: Path, case: CaseInput, _result: Segmentation, _written: list[Pat
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _notes_threads(folder: Path, case: CaseInput, _result: Segmentation, _written: list[Path]) -> None:
+    (folder / f"{case.case}.threads").write_text(os.environ.get("OMP_NUM_THREADS", "not set"))
+
+
+def test_each_process_has_its_share_of_the_threads(tmp_path, folder, weights) -> None:
+    load, cases = partial(Segmenter.from_weights, weights, "cpu"), find_cases([folder / "ct0.nii.gz"])
+    options = CaseOptions(on_saved=partial(_notes_threads, tmp_path))
+    segment_in_processes(load, cases, tmp_path / "out", 1, options, threads=3)
+    assert (tmp_path / "ct0.threads").read_text() == "3"
+
+
 def test_two_processes_write_what_one_does(tmp_path, folder, weights) -> None:
     load = partial(Segmenter.from_weights, weights, "cpu")
     done: list[tuple[int, int]] = []

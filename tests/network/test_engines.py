@@ -106,6 +106,20 @@ def test_bf16_stays_close(name: str) -> None:
     assert np.abs(engine.probabilities(windows, [1, 2, 3]) - exact).mean() < 5e-3
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_engine_uses_the_threads_that_it_is_given(weights, threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        make_engine([weights], weights.config, "torch", "cpu", threads)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    engine = make_engine([weights], weights.config, "openvino", "cpu", threads)
+    engine.probabilities(_windows(weights.config, 16, 16, 16), [1])
+    (request,) = engine._compiled.values()
+    assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == threads
+
+
 def test_the_same_windows_give_the_same_bits_in_any_order() -> None:
     config = _config()
     engine = _openvino([_network(config)], config)
