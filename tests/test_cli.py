@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -54,6 +55,15 @@ def test_segment_writes_what_it_says(weights, ct, tmp_path, capsys) -> None:
     assert all(p.is_file() for p in written)
     assert {p.name for p in (tmp_path / "out" / "ct").iterdir()} == {p.name for p in written[:-1]}
     assert nib.load(written[0]).shape == (20, 18, 12)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_stages_and_windows_are_shown_on_a_terminal_alone(weights, ct, tmp_path, capsys, monkeypatch, terminal) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert _segment(ct, "--weights", weights, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().err
+    assert bool(re.search(r"ct: fine: .*\d/1 .*window", shown)) == terminal
+    assert ("ct: fine" in shown) == terminal
 
 
 def test_exit_codes_of_segment(weights, ct, tmp_path, capsys) -> None:
