@@ -219,6 +219,26 @@ def test_what_is_no_ct_slice_is_left_out_and_said(oblique_volume, slices, tmp_pa
     assert "Planted" not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("SOPClassUID", "1.2.840.10008.5.1.4.1.1.2222"), ("SOPClassUID", "1.2..3"), ("Modality", "C"), ("Modality", "")],
+)
+def test_a_slice_that_only_its_damaged_class_calls_something_else_is_not_left_out(
+    oblique_volume, slices, tmp_path, keyword: str, value: str
+) -> None:
+    setattr(slices[5], keyword, value)
+    assert_same_volume(read_ct(save(slices, tmp_path / "ct")), *oblique_volume)
+
+
+def test_objects_of_a_makers_own_class_are_left_out(oblique_volume, slices, tmp_path, caplog) -> None:
+    folder = save(slices, tmp_path / "ct")
+    save([_localizer(SOPClassUID="1.3.12.2.1107.5.9.1", SeriesInstanceUID="1.2.3.4")], folder, "own")
+    caplog.set_level(logging.INFO)
+    assert_same_volume(read_ct(folder), *oblique_volume)
+    assert "left out of 7 files: 1 other object" in caplog.text
+
+
 def test_images_derived_from_primary_ones_are_taken_if_alone(oblique_volume, slices, tmp_path, caplog) -> None:
     for ds in slices:
         ds.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]

@@ -315,6 +315,29 @@ def test_zip_members_outside_the_folder_are_refused(tmp_path, name: str) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["ct.zip"]
 
 
+def test_a_zip_member_without_a_name_is_a_file_as_others(tmp_path, slices, oblique_volume) -> None:
+    folder, path = save(slices, tmp_path / "ct"), tmp_path / "ct.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.mkdir("x")
+        for file in sorted(folder.iterdir()):
+            archive.write(file, file.name)
+    path.write_bytes(path.read_bytes().replace(b"x/", b"./"))
+    np.testing.assert_array_equal(read_ct(path).image, oblique_volume[0])
+
+
+def test_a_zip_member_that_claims_more_than_the_zip_has_is_refused_before_it_is_read(tmp_path, slices) -> None:
+    folder, path = save(slices, tmp_path / "ct"), tmp_path / "ct.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, file.name)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02")
+    content[start + 20 : start + 24] = struct.pack("<I", 0xEEFFFFFF)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="claims to be larger than the zip.*input.truncated"):
+        read_ct(path)
+
+
 def test_decompression_bombs_are_refused_before_they_unpack(tmp_path, slices) -> None:
     folder = save(slices, tmp_path / "ct")
     path = tmp_path / "ct.zip"

@@ -219,7 +219,7 @@ def _check_members(members: list[zipfile.ZipInfo], where: Path) -> None:
     for n, info in enumerate(members, start=1):
         name = PurePosixPath(info.filename.replace("\\", "/"))
         # ZipInfo.orig_filename still has what follows a null byte, where readers differ.
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or "\0" in info.orig_filename:
+        if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]) or "\0" in info.orig_filename:
             raise InputError(
                 "input.zip_member_outside",
                 where=where,
@@ -244,6 +244,14 @@ def _check_members(members: list[zipfile.ZipInfo], where: Path) -> None:
                 advice="Unpack the zip and give the folder.",
             )
     total, packed = sum(info.file_size for info in members), where.stat().st_size
+    if any(info.compress_size > packed for info in members):
+        raise InputError(
+            "input.truncated",
+            where=where,
+            found="a zip with a member that claims to be larger than the zip",
+            expected="a complete zip",
+            advice="Copy or export the zip again.",
+        )
     if total > _LARGEST_ZIP_BYTES or total > _LARGEST_ZIP_RATIO * packed + 2**26:
         raise InputError(
             "input.zip_bomb",

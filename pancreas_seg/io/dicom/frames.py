@@ -13,6 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import parse_fragments
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     LegacyConvertedEnhancedCTImageStorage,
@@ -121,16 +122,22 @@ def _kind_of(dataset: Dataset, kinds: list[str]) -> Kind:
         return "DICOMDIR"
     if sop_class.startswith(_SECONDARY_CAPTURE) or set(kinds) & _CAPTURES:
         return "secondary capture"
-    if modality != "CT" and not (not modality and sop_class in _CT_CLASSES):
+    if modality != "CT" and not (modality not in _MODALITIES and sop_class in _CT_CLASSES):
         has_pixels = "PixelData" in dataset
         return f"{modality if modality in _MODALITIES else 'other'} image" if has_pixels else "other object"
-    if sop_class and sop_class not in _CT_CLASSES:
+    if sop_class and sop_class not in _CT_CLASSES and not _is_damaged(sop_class):
         return "other object"
     if set(kinds) & _LOCALIZERS:
         return "localizer"
     if kinds[:1] == ["DERIVED"] or kinds[1:2] == ["SECONDARY"]:
         return "derived"
     return "image"
+
+
+def _is_damaged(sop_class: str) -> bool:
+    """Whether a class is neither one of DICOM's nor a maker's own: the file may be a slice, not to be left out."""
+    uid = UID(sop_class)
+    return not uid.is_valid or (uid.startswith("1.2.840.10008.") and uid.name == uid)
 
 
 def frames_of(dataset: Dataset, file: int, where: object, label: str) -> list[Frame]:
