@@ -27,7 +27,7 @@ from pancreas_seg.config import load_preset
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.data.phantom import write_cohort
 from pancreas_seg.network.stages import pack_weights
-from pancreas_seg.network.weights import Weights, load_weights, save_weights
+from pancreas_seg.network.weights import load_weights, save_weights
 from pancreas_seg.training.statistics import renew_statistics
 from pancreas_seg.training.trainer import train
 
@@ -130,19 +130,22 @@ def main() -> None:
         for phase in phases:
             settings = config.changed(DEFORMED).with_settings(phase.settings)
             everything = with_phantoms(manifest, options.out / "data", phase)
-            start = renewed(best[stage], manifest, out) if phase.renewed else load_weights(best[stage])
+            if phase.renewed:
+                best[stage] = renewed(best[stage], manifest, out / f"before_{phase.name}.safetensors")
+            start = load_weights(best[stage])
             best[stage] = train(everything, out / phase.name, settings, resume=True, init=start).last
+    best["coarse"] = renewed(best["coarse"], manifest, options.out / "coarse" / "renewed.safetensors")
     packed = pack_weights(options.out / "starter.safetensors", [best["fine"]], best["coarse"], half=True)
     logging.info("%s", packed)
 
 
-def renewed(path: Path, manifest: Path, out: Path) -> Weights:
-    """Weights with batch norm's statistics taken anew from the CTs."""
+def renewed(path: Path, manifest: Path, target: Path) -> Path:
+    """Write weights with batch norm's statistics taken anew from the CTs; ``target``."""
     weights = load_weights(path)
     network = weights.network()
     renew_statistics(network, load_manifest(manifest).cases, weights.config)
-    save_weights(out / "renewed.safetensors", network, weights.config, weights.card)
-    return load_weights(out / "renewed.safetensors")
+    save_weights(target, network, weights.config, weights.card)
+    return target
 
 
 def with_phantoms(manifest: Path, out: Path, phase: Phase) -> Path:
