@@ -48,6 +48,7 @@ def fine_config(starter: Config, steps: int) -> Config:
             class_weights=(),
             average_decay=0.95,
             pancreas_fraction=0.6,
+            norm_statistics="batch",
         ),
     )
 
