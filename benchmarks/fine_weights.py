@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from pancreas_seg.config import Config
+from pancreas_seg.config import Config, InferConfig
 from pancreas_seg.data.phantom import write_cohort
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.stages import load_stages, pack_weights
@@ -32,7 +32,10 @@ CASES, SEED = 4, 100
 
 
 def fine_config(starter: Config, steps: int) -> Config:
-    """The starter's fine configuration at 1.5 mm with 96³ patches, for the pancreas alone, and the default channels."""
+    """The starter's fine configuration at 1.5 mm with 96³ patches, for the pancreas alone, with the default channels.
+
+    Inference is the default one: overlap and threshold 0.5, as plain MONAI has them.
+    """
     return replace(
         starter,
         data=replace(starter.data, spacing_mm=(1.5, 1.5, 1.5), patch_size=(96, 96, 96), classes=("pancreas",)),
@@ -50,6 +53,7 @@ def fine_config(starter: Config, steps: int) -> Config:
             pancreas_fraction=0.6,
             norm_statistics="batch",
         ),
+        infer=InferConfig(),
     )
 
 
@@ -67,7 +71,7 @@ def widened(weights: Weights, config: Config) -> Weights:
         if new.ndim > 1:
             new[: old.shape[0]] = 0.0
         new[corner] = old.to(new.dtype)
-    return replace(weights, state=state, config=theirs)
+    return replace(weights, arrays={name: value.numpy() for name, value in state.items()}, config=theirs)
 
 
 def make_weights(out: Path, steps: int) -> tuple[Path, Path]:
