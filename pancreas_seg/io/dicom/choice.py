@@ -12,8 +12,9 @@ from pydicom.dataset import Dataset
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.io.dicom.files import Files, may_be_dicom_name
-from pancreas_seg.io.dicom.frames import About, Frame, Kind, about, frames_of
+from pancreas_seg.io.dicom.frames import Frame, frames_of
 from pancreas_seg.io.dicom.header import HEAD_BYTES, is_dicom, is_enveloped, parse, truncated
+from pancreas_seg.io.dicom.kinds import About, Kind, about
 from pancreas_seg.io.dicom.stack import distinct_positions, typical_step_mm
 
 _FEWEST_SLICES = 4

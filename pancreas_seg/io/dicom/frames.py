@@ -1,4 +1,4 @@
-"""What a DICOM header says of each image in the file: what it is, where it lies, how its numbers become HU.
+"""What a DICOM header says of each image in the file: where it lies, how its numbers become HU.
 
 Standard: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (multi-frame functional groups), C.8.2 and C.8.15 (CT).
 """
@@ -7,21 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import parse_fragments
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    MediaStorageDirectoryStorage,
-)
 
 from pancreas_seg.errors import InputError
-from pancreas_seg.io.dicom.header import quiet, transfer_syntax, truncated
+from pancreas_seg.io.dicom.header import quiet, text, transfer_syntax, truncated, undecodable, values_of
 
 RLE = "1.2.840.10008.1.2.5"
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
@@ -29,26 +21,6 @@ GDCM = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91
 """Transfer syntaxes that `decoding` decodes: JPEG baseline, extended and lossless, JPEG-LS, JPEG 2000."""
 
 LARGEST_SIDE = 4096
-
-Kind = Literal["image", "derived", "localizer", "secondary capture", "DICOMDIR", "other object"] | str
-"""What a file is; ``"MR image"`` and the like for images of other modalities."""
-
-_CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
-_CAPTURES = {"SCREEN SAVE", "SCREENSHOT", "DOSE_INFO", "DOSE INFO"}
-_MODALITIES = {"MR", "PT", "NM", "US", "XA", "CR", "DX", "MG", "RF", "OT", "SC", "ES", "XC", "SM", "OP", "IVUS", "ECG"}
-
-
-@dataclass(frozen=True)
-class About:
-    """What a DICOM file is and what it belongs to. Patients are to be compared, never shown."""
-
-    kind: Kind
-    series_uid: str
-    patient_id: str
-    patient_name: str
-    from_primary: bool
 
 
 @dataclass(frozen=True)
@@ -92,54 +64,6 @@ class Frame:
     stored_bytes: float
 
 
-def about(dataset: Dataset, where: object, label: str) -> About:
-    """What a file says of itself.
-
-    Raises
-    ------
-    InputError
-        If that cannot be decoded.
-    """
-    try:
-        with quiet():
-            kinds = [str(value).strip().upper() for value in _values(dataset, "ImageType")]
-            return About(
-                kind=_kind_of(dataset, kinds),
-                series_uid=text(dataset, "SeriesInstanceUID"),
-                patient_id=text(dataset, "PatientID"),
-                patient_name=text(dataset, "PatientName"),
-                from_primary=kinds[1:2] == ["PRIMARY"],
-            )
-    except Exception as error:  # as above
-        raise _invalid(where, label) from error
-
-
-def _kind_of(dataset: Dataset, kinds: list[str]) -> Kind:
-    meta = getattr(dataset, "file_meta", None) or {}
-    sop_class = text(dataset, "SOPClassUID") or str(meta.get("MediaStorageSOPClassUID", "") or "")
-    modality = text(dataset, "Modality").upper()
-    if sop_class == MediaStorageDirectoryStorage or "DirectoryRecordSequence" in dataset:
-        return "DICOMDIR"
-    if sop_class.startswith(_SECONDARY_CAPTURE) or set(kinds) & _CAPTURES:
-        return "secondary capture"
-    if modality != "CT" and not (modality not in _MODALITIES and sop_class in _CT_CLASSES):
-        has_pixels = "PixelData" in dataset
-        return f"{modality if modality in _MODALITIES else 'other'} image" if has_pixels else "other object"
-    if sop_class and sop_class not in _CT_CLASSES and not _is_damaged(sop_class):
-        return "other object"
-    if set(kinds) & _LOCALIZERS:
-        return "localizer"
-    if kinds[:1] == ["DERIVED"] or kinds[1:2] == ["SECONDARY"]:
-        return "derived"
-    return "image"
-
-
-def _is_damaged(sop_class: str) -> bool:
-    """Whether a class is neither one of DICOM's nor a maker's own: the file may be a slice, not to be left out."""
-    uid = UID(sop_class)
-    return not uid.is_valid or (uid.startswith("1.2.840.10008.") and uid.name == uid)
-
-
 def frames_of(dataset: Dataset, file: int, where: object, label: str) -> list[Frame]:
     """The images of a CT file.
 
@@ -157,13 +81,7 @@ def frames_of(dataset: Dataset, file: int, where: object, label: str) -> list[Fr
     except InputError:
         raise
     except Exception as error:  # pydicom decodes values when they are asked for, and raises nearly any type
-        raise _invalid(where, label) from error
-
-
-def text(dataset: Dataset, keyword: str) -> str:
-    """An attribute as text; empty if it is missing or empty."""
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
+        raise undecodable(where, label) from error
 
 
 class _SingleFrame:
@@ -298,16 +216,6 @@ def _check_pixels(dataset: Dataset, where: object, label: str) -> float:
     return float(len(pixels))
 
 
-def _invalid(where: object, label: str) -> InputError:
-    return InputError(
-        "input.header_invalid",
-        where=where,
-        found=f"{label}, with an attribute that cannot be decoded",
-        expected="a header as DICOM PS3.3 says",
-        advice="Export the series again.",
-    )
-
-
 def _rescale(group: Dataset, where: object, label: str) -> tuple[float, float]:
     slope, intercept = _numbers(group, "RescaleSlope", 1), _numbers(group, "RescaleIntercept", 1)
     unit = text(group, "RescaleType").upper()
@@ -376,16 +284,9 @@ def _unit_vectors(
 
 def _numbers(dataset: Dataset, keyword: str, n: int) -> list[float] | None:
     """The n numbers of an attribute, or None if it is missing or empty; ValueError if it isn't n finite numbers."""
-    values = [float(value) for value in _values(dataset, keyword)]
+    values = [float(value) for value in values_of(dataset, keyword)]
     if not values:
         return None
     if len(values) != n or not np.isfinite(values).all():
         raise ValueError(keyword)
     return values
-
-
-def _values(dataset: Dataset, keyword: str) -> list[Any]:
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

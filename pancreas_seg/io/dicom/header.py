@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
@@ -150,3 +150,28 @@ def _check_inflated_size(content: bytes) -> None:
         rest = stream.unconsumed_tail
         if total > _LARGEST_INFLATED_BYTES:
             raise ValueError("inflates to too much")
+
+
+def undecodable(where: object, label: str) -> InputError:
+    """The error for a value that pydicom cannot decode."""
+    return InputError(
+        "input.header_invalid",
+        where=where,
+        found=f"{label}, with an attribute that cannot be decoded",
+        expected="a header as DICOM PS3.3 says",
+        advice="Export the series again.",
+    )
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """An attribute as text; empty if it is missing or empty."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def values_of(dataset: Dataset, keyword: str) -> list[Any]:
+    """The values of an attribute; none if it is missing or empty."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -9,8 +9,7 @@ from pathlib import Path
 import pydicom
 
 from pancreas_seg.io.dicom.files import may_be_dicom_name
-from pancreas_seg.io.dicom.frames import text
-from pancreas_seg.io.dicom.header import HEAD_BYTES, is_dicom, quiet
+from pancreas_seg.io.dicom.header import HEAD_BYTES, is_dicom, quiet, text
 
 _STUDY_TAGS = ["StudyInstanceUID", "PatientID"]
 _ENOUGH_BYTES = 2**20
