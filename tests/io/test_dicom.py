@@ -231,9 +231,12 @@ def test_a_slice_that_only_its_damaged_class_calls_something_else_is_not_left_ou
     assert_same_volume(read_ct(save(slices, tmp_path / "ct")), *oblique_volume)
 
 
-def test_objects_of_a_makers_own_class_are_left_out(oblique_volume, slices, tmp_path, caplog) -> None:
+@pytest.mark.parametrize(
+    "sop_class", ["1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.66"], ids=["private", "raw data"]
+)
+def test_objects_of_another_class_are_left_out(oblique_volume, slices, tmp_path, caplog, sop_class: str) -> None:
     folder = save(slices, tmp_path / "ct")
-    save([_localizer(SOPClassUID="1.3.12.2.1107.5.9.1", SeriesInstanceUID="1.2.3.4")], folder, "own")
+    save([_localizer(SOPClassUID=sop_class, SeriesInstanceUID="1.2.3.4")], folder, "own")
     caplog.set_level(logging.INFO)
     assert_same_volume(read_ct(folder), *oblique_volume)
     assert "left out of 7 files: 1 other object" in caplog.text
@@ -389,6 +392,16 @@ def test_a_tilt_is_refused_or_sheared_back(oblique_volume, tmp_path, caplog, deg
     per_slice = inside.sum(axis=(0, 1))
     assert per_slice[0] == 88
     assert per_slice.min() >= (77 if axis == 1 else 80)
+
+
+def test_shearing_back_does_not_overflow_16_bits(oblique_volume, tmp_path, monkeypatch) -> None:
+    hu, affine = oblique_volume
+    hu = np.where(np.indices(hu.shape).sum(axis=0) % 2, 32000, -1000)
+    tilted, _ = _tilted(hu, affine, 12.0, axis=0)
+    folder = save(tilted, tmp_path / "ct")
+    image = read_ct(folder, allow_tilt=True).image
+    assert image.min() >= -1000.1
+    assert image.max() <= 32000.1
 
 
 def test_whole_voxels_of_tilt_move_values_unchanged(oblique_volume, tmp_path) -> None:

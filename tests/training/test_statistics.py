@@ -26,7 +26,8 @@ CONFIG = Config().changed(
 
 def test_they_are_those_of_samples_without_augmentation(cohort) -> None:
     cases = load_manifest(cohort).cases[:3]
-    network = AttentionUNet.from_config(CONFIG)
+    network = AttentionUNet.from_config(CONFIG).train()
+    network(torch.rand(2, 1, 16, 16, 8) + 5)
     weights = {name: value.clone() for name, value in network.named_parameters()}
     first = next(module for module in network.modules() if isinstance(module, nn.BatchNorm3d))
     convolution = next(module for module in network.modules() if isinstance(module, nn.Conv3d))
