@@ -4,6 +4,8 @@ import logging
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ from pydicom.uid import (
 
 from pancreas_seg.errors import InputError
 from pancreas_seg.io import Scan, read_ct, read_series, write_mask
-from pancreas_seg.io.dicom.shear import AIR_HU
+from pancreas_seg.io.dicom.shear import AIR_HU, shear_back
+from pancreas_seg.io.dicom.stack import Stack
 from tests.io.conftest import INTERCEPT, RAS_TO_LPS, ct_header, make_multi_frame, make_slices, place, save
 
 
@@ -394,14 +397,12 @@ def test_a_tilt_is_refused_or_sheared_back(oblique_volume, tmp_path, caplog, deg
     assert per_slice.min() >= (77 if axis == 1 else 80)
 
 
-def test_shearing_back_does_not_overflow_16_bits(oblique_volume, tmp_path, monkeypatch) -> None:
-    hu, affine = oblique_volume
-    hu = np.where(np.indices(hu.shape).sum(axis=0) % 2, 32000, -1000)
-    tilted, _ = _tilted(hu, affine, 12.0, axis=0)
-    folder = save(tilted, tmp_path / "ct")
-    image = read_ct(folder, allow_tilt=True).image
-    assert image.min() >= -1000.1
-    assert image.max() <= 32000.1
+def test_shearing_back_does_not_overflow_16_bits() -> None:
+    hu = np.where(np.indices((8, 6, 4)).sum(axis=0) % 2, 32000, -1000).astype(np.int16)
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[0, 2] = 0.5
+    tilted = cast(Stack, SimpleNamespace(affine=affine))
+    np.testing.assert_array_equal(shear_back(hu, tilted)[0], shear_back(hu.astype(np.float32), tilted)[0])
 
 
 def test_whole_voxels_of_tilt_move_values_unchanged(oblique_volume, tmp_path) -> None:
