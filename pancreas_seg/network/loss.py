@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from pancreas_seg.config import IGNORE, Config
 
-_NEVER = -1e4
-
 
 class SegmentationLoss(nn.Module):
     """Loss of logits against a label map.
@@ -103,31 +101,43 @@ class SegmentationLoss(nn.Module):
         return torch.stack(losses).sum()
 
     def _one(self, logits: Tensor, labels: Tensor, labelled: Tensor | None) -> Tensor:
-        logits = logits.float()
-        if labelled is not None and not labelled.all():
-            logits = _with_unlabelled_in_background(logits, labelled)
+        partly = labelled is not None and not bool(labelled.all())
+        log_p = torch.log_softmax(logits.float(), dim=1)
+        if partly:
+            log_p = _with_unlabelled_in_background(log_p, labelled)
         ignored = labels == IGNORE
-        target = one_hot(labels.masked_fill(ignored, 0), num_classes=logits.shape[1]) * ~ignored
+        target = one_hot(labels.masked_fill(ignored, 0), num_classes=logits.shape[1])
+        if ignored.any():
+            target = target * ~ignored
         hard = target.shape[2:] == logits.shape[2:]
         if not hard:
             target = F.interpolate(target, size=logits.shape[2:], mode="area")
         share = target.sum(dim=1, keepdim=True)  # of each voxel that counts
         parts = []
         if self.kind in ("dice", "dice_ce"):
-            parts.append(self.dice(torch.softmax(logits, dim=1) * share, target))
+            counts = share if not partly else share * _spread(labelled, logits.ndim)
+            parts.append(self.dice(log_p.exp() * counts, target))
         if self.kind in ("ce", "dice_ce"):
             if hard:
-                sums = F.cross_entropy(logits, labels[:, 0].long(), ignore_index=IGNORE, reduction="sum")
+                sums = F.nll_loss(log_p, labels[:, 0].long(), ignore_index=IGNORE, reduction="sum")
             else:
-                sums = -(target * F.log_softmax(logits, dim=1)).sum()
+                sums = -(target * log_p).sum()
             parts.append(sums / share.sum().clamp(min=1.0))
         return torch.stack(parts).sum()
 
 
-def _with_unlabelled_in_background(logits: Tensor, labelled: Tensor) -> Tensor:
-    """Logits whose softmax has the probability of each sample's unlabelled classes added to class 0."""
-    known = labelled.view(*labelled.shape, *[1] * (logits.ndim - 2))
-    rest = ~known
-    rest[:, :1] = True
-    background = logits.masked_fill(~rest, _NEVER).logsumexp(dim=1, keepdim=True)
-    return torch.cat([background, logits[:, 1:].masked_fill(~known[:, 1:], _NEVER)], dim=1)
+def _spread(labelled: Tensor, dims: int) -> Tensor:
+    return labelled.view(*labelled.shape, *[1] * (dims - 2))
+
+
+def _with_unlabelled_in_background(log_p: Tensor, labelled: Tensor) -> Tensor:
+    """Log-probabilities (N, C, *S) with that of each sample's unlabelled classes added to class 0.
+
+    Those of the unlabelled classes stay as they are. The sum runs over the chosen classes alone: exponentials of masked
+    ones, far below the smallest number, took a fifth of a training step.
+    """
+    background = []
+    for sample, known in zip(log_p, labelled, strict=True):
+        rest = [0, *(1 + torch.nonzero(~known[1:])[:, 0]).tolist()]
+        background.append(sample[rest].logsumexp(dim=0, keepdim=True) if len(rest) > 1 else sample[:1])
+    return torch.cat([torch.stack(background), log_p[:, 1:]], dim=1)
