@@ -75,8 +75,10 @@ def watch(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     from pancreas_seg.cross_validation import cross_validate
+    from pancreas_seg.training.memory import keep_freed_memory
     from pancreas_seg.training.trainer import train
 
+    keep_freed_memory()
     init, config = _start(options)
     shared: dict[str, Any] = {
         "root": options.root,
