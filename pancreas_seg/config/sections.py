@@ -61,6 +61,9 @@ class AugmentConfig:
     lowres_probability: float = 0.1
     lowres_zoom: float = 0.5
     """Smallest factor by which the resolution of an axis is lowered."""
+    sharpen_probability: float = 0.0
+    sharpen_most: float = 1.5
+    """Largest multiple of the difference between a voxel and its neighbours along an axis that is added to it."""
     mirror_probability: float = 0.0
     """Left-right mirroring. Off, since the abdomen isn't symmetric."""
 

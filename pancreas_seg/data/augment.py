@@ -185,6 +185,37 @@ class RandLowResolutiond(RandomizableTransform, MapTransform):
         return out
 
 
+class RandSharpend(RandomizableTransform, MapTransform):
+    """Add to each voxel what sets it off from its neighbours along one axis: thick slices look thinner.
+
+    Parameters
+    ----------
+    prob : float
+    most : float
+        Largest multiple of the difference between a voxel and the mean of it and its two neighbours.
+    """
+
+    def __init__(self, prob: float, most: float) -> None:
+        MapTransform.__init__(self, [IMAGE])
+        RandomizableTransform.__init__(self, prob=prob)
+        self.most = most
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        self.randomize(None)
+        image = out[IMAGE][None]
+        dims = image.ndim - 2
+        axis, amount = int(self.R.randint(dims)), float(self.R.uniform(0, self.most))
+        if not self._do_transform:
+            return out
+        size = [3 if a == axis else 1 for a in range(dims)]
+        padding = [1 if a == axis else 0 for a in range(dims)]
+        pool = F.avg_pool3d if dims == 3 else F.avg_pool2d
+        smooth = pool(image, size, 1, padding, count_include_pad=False)
+        out[IMAGE] = (image + amount * (image - smooth))[0]
+        return out
+
+
 def augmentation(config: Config) -> Compose:
     """Random transforms of a sample ``{"image": (C, *S) float32, "label": (1, *S)}``, cut larger than the patch.
 
@@ -199,6 +230,7 @@ def augmentation(config: Config) -> Compose:
             RandFlipd([IMAGE, LABEL], prob=settings.mirror_probability, spatial_axis=0),
             RandOrganShiftd(settings.organ_probability, offsets),
             RandBiasd(settings.bias_probability, settings.bias_hu / hu),
+            RandSharpend(settings.sharpen_probability, settings.sharpen_most),
             RandLowResolutiond(settings.lowres_probability, settings.lowres_zoom),
             RandAdjustContrastd(
                 [IMAGE],

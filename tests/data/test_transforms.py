@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pancreas_seg.config import Config
-from pancreas_seg.data.augment import MARGIN, RandLowResolutiond, RandOrganShiftd, augmentation
+from pancreas_seg.data.augment import MARGIN, RandLowResolutiond, RandOrganShiftd, RandSharpend, augmentation
 from pancreas_seg.data.model_grid import model_input
 from pancreas_seg.data.transforms import (
     CENTRES,
@@ -195,7 +195,7 @@ def _centre(x: torch.Tensor, size: list[int]) -> torch.Tensor:
     return x
 
 
-_CHANGES = ("affine", "elastic", "organ", "bias", "noise", "contrast", "lowres", "mirror")
+_CHANGES = ("affine", "elastic", "organ", "bias", "noise", "contrast", "sharpen", "lowres", "mirror")
 _OFF = {f"{name}_probability": 0.0 for name in _CHANGES}
 
 
@@ -252,6 +252,24 @@ def test_mirroring_is_off_by_default_and_is_left_right() -> None:
     config = Config().changed({"data": {"patch_size": [4, 4, 4]}, "augment": {**_OFF, "mirror_probability": 1.0}})
     sample = {IMAGE: torch.arange(64.0).reshape(1, 4, 4, 4), LABEL: torch.zeros(1, 4, 4, 4)}
     torch.testing.assert_close(torch.as_tensor(augmentation(config)(sample)[IMAGE]), sample[IMAGE].flip(1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_sharpening_steepens_edges_along_one_axis_and_leaves_flat_places(dims: int) -> None:
+    axes = torch.meshgrid(*[torch.arange(12.0)] * dims, indexing="ij")
+    edges = sum(torch.tanh(a - 5.5) for a in axes)[None]
+    sharpen = RandSharpend(1.0, 2.0)
+    seen = set()
+    for seed in range(30):
+        sharpen.set_random_state(seed=seed)
+        added = sharpen({IMAGE: edges.clone()})[IMAGE] - edges
+        spread = [float((added - added.mean(axis, keepdim=True)).abs().max()) for axis in range(1, dims + 1)]
+        (axis,) = [n for n, value in enumerate(spread) if value > 1e-3]
+        profile = added.movedim(axis + 1, -1).reshape(-1, 12)[0]
+        assert profile[5] < 0 < profile[6]
+        assert profile[[0, 11]].abs().max() < 1e-3
+        seen.add(axis)
+    assert seen == set(range(dims))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
