@@ -101,10 +101,10 @@ class SegmentationLoss(nn.Module):
         return torch.stack(losses).sum()
 
     def _one(self, logits: Tensor, labels: Tensor, labelled: Tensor | None) -> Tensor:
-        partly = labelled is not None and not bool(labelled.all())
+        partly = None if labelled is None or bool(labelled.all()) else labelled
         log_p = torch.log_softmax(logits.float(), dim=1)
-        if partly:
-            log_p = _with_unlabelled_in_background(log_p, labelled)
+        if partly is not None:
+            log_p = _with_unlabelled_in_background(log_p, partly)
         ignored = labels == IGNORE
         target = one_hot(labels.masked_fill(ignored, 0), num_classes=logits.shape[1])
         if ignored.any():
@@ -115,7 +115,7 @@ class SegmentationLoss(nn.Module):
         share = target.sum(dim=1, keepdim=True)  # of each voxel that counts
         parts = []
         if self.kind in ("dice", "dice_ce"):
-            counts = share if not partly else share * _spread(labelled, logits.ndim)
+            counts = share if partly is None else share * partly.view(*partly.shape, *[1] * (logits.ndim - 2))
             parts.append(self.dice(log_p.exp() * counts, target))
         if self.kind in ("ce", "dice_ce"):
             if hard:
@@ -124,10 +124,6 @@ class SegmentationLoss(nn.Module):
                 sums = -(target * log_p).sum()
             parts.append(sums / share.sum().clamp(min=1.0))
         return torch.stack(parts).sum()
-
-
-def _spread(labelled: Tensor, dims: int) -> Tensor:
-    return labelled.view(*labelled.shape, *[1] * (dims - 2))
 
 
 def _with_unlabelled_in_background(log_p: Tensor, labelled: Tensor) -> Tensor:
