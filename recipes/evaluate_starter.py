@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from train_starter import prepare
+from starter_data import prepare
 
 from pancreas_seg.data.manifest import load_manifest
 from pancreas_seg.evaluation.study import evaluate_predictions
