@@ -23,6 +23,8 @@ from pancreas_seg.data.model_grid import labels_on_grid, model_grid
 from pancreas_seg.data.phantom import write_cohort
 from pancreas_seg.data.shape_transfer import shape_transfer
 from pancreas_seg.geometry import Box, Geometry
+from pancreas_seg.inference.segmenter import Segmenter
+from pancreas_seg.io import read_ct
 from pancreas_seg.resampling import resample
 
 EIGHT_ORGANS = {
@@ -50,12 +52,19 @@ IGNORED = 9
 HEAD_MM = ((5, 75), (-50, 50), (-1000, -100))
 """Where, in c3l00189, the head of the pancreas with its mass lies, in RAS millimetres; its labels leave it out."""
 
-SHAPED = ("crlm1006", "cb001", "totalseg")
+SHAPED = ("crlm1006", "cb001", "totalseg", "acrinflt001")
 """CTs that show and label a whole pancreas, so that it can take other shapes."""
 
 SHAPES_SPACING_MM = (2.0, 2.0, 2.0)
 SHAPES_MARGIN_VOXELS = (45, 40, 40)
 """Of a CT with another shape only this much around the pancreas is kept."""
+
+SELF_LABELLED = "acrinflt001"
+SELF_ORGANS = ("pancreas", "spleen", "liver", "kidney_left", "kidney_right", "duodenum")
+"""Organs that the networks drew well in SELF_LABELLED, by eye; of the others its labels say nothing."""
+
+UNSURE_MM = 6.0
+"""How far around the pancreas of SELF_LABELLED voxels that the networks are unsure of count for nothing."""
 
 PHANTOM_SEED = 11
 
@@ -148,6 +157,45 @@ def mixed(manifest: Path, out: Path, name: str, mix: Mix, masks: Path, without: 
         training += phantoms(out / f"phantoms_{mix.phantoms}", mix.phantoms)
     path = out / f"manifest_{name}.json"
     path.write_text(json.dumps({**document, "training": training}, indent=2))
+    return path
+
+
+def self_labelled(manifest: Path, data: Path, weights: Path, out: Path) -> Path:
+    """Write a manifest with SELF_LABELLED among the CTs, its labels drawn by packed weights of two stages; its path.
+
+    Pancreas is what the cascade draws both by its own threshold and at 0.5. Near it, what reaches a probability of 0.1
+    is ignored; farther away it is background.
+    """
+    image, label = data / SELF_LABELLED / "ct.nii.gz", out / f"{SELF_LABELLED}_label.nii.gz"
+    scan = read_ct(image)
+
+    def drawn(*settings: str) -> NDArray[np.uint8]:
+        return Segmenter.from_weights(weights, settings=settings).segment(scan).mask
+
+    names = ", ".join(f'"{name}"' for name in SELF_ORGANS)
+    pieces = ("clean.keep_fraction=0.05", "clean.minimum_volume_ml=0.3", "infer.overlap=0.5")
+    labels = drawn("infer.mode=full", f"infer.output=[{names}]", "infer.threshold=0.5", *pieces)
+    high, low = (drawn(f"infer.threshold={value}", *pieces) > 0 for value in (0.5, 0.1))
+    pancreas = (drawn() > 0) & high
+    away = ndimage.distance_transform_edt(~pancreas, sampling=scan.geometry.spacing_mm)
+    maybe = (low & (labels == 0)) | (high & ~pancreas) | (labels == 1)
+    labels[labels == 1] = 0
+    labels[maybe & (away <= UNSURE_MM)] = IGNORED
+    labels[pancreas] = 1
+    nib.save(nib.Nifti1Image(labels, scan.geometry.affine), label)
+    named = {str(value): name for value, name in enumerate(SELF_ORGANS, 1)} | {str(IGNORED): "ignore"}
+    document = json.loads(manifest.read_text())
+    document["training"].append(
+        {
+            "case_id": SELF_LABELLED,
+            "image": str(image.resolve()),
+            "label": str(label.resolve()),
+            "labels": named,
+            "fold": len(document["training"]),
+        }
+    )
+    path = out / "manifest_self.json"
+    path.write_text(json.dumps(document, indent=2))
     return path
 
 

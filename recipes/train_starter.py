@@ -2,12 +2,13 @@
 
     .venv/bin/python recipes/train_starter.py DATA OUT
 
-DATA holds the folders cb001, crlm1006, c3l00189, totalseg, totalseg_dicom and masks. Both stages, `starter-coarse` and
-`starter-fine`, are trained several times, each training from the weights of the one before: first without the CT of
---hold-out, which gives a figure for a CT that was not seen; then with all CTs and phantoms, with stronger deformation;
-then with batch norm's statistics taken from the CTs alone and kept; last with the shapes of other people's pancreases,
-too (PHASES). OUT/starter.safetensors is the packed result. An interrupted run goes on where it was. On two CPU cores it
-takes about seven hours.
+DATA holds the folders cb001, crlm1006, c3l00189, totalseg, totalseg_dicom, acrinflt001 and masks. Both stages,
+`starter-coarse` and `starter-fine`, are trained several times, each training from the weights of the one before: first
+without the CT of --hold-out, which gives a figure for a CT that was not seen; then with all CTs and phantoms, with
+stronger deformation; then with batch norm's statistics taken from the CTs alone and kept. The fine stage goes on with
+the shapes of other people's pancreases, and last with acrinflt001, too, which has no labels and gets those that the
+networks draw (PHASES). OUT/starter.safetensors is the packed result. An interrupted run goes on where it was. On two
+CPU cores it takes about eight hours.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from starter_data import Mix, mixed, prepare
+from starter_data import Mix, mixed, prepare, self_labelled
 
 from pancreas_seg.config import load_preset
 from pancreas_seg.data.manifest import load_manifest
@@ -46,13 +47,15 @@ DEFORMED = {
 class Phase:
     """A training with all CTs: what it sees, and its settings.
 
-    With ``renewed``, batch norm's statistics are first taken anew from the CTs.
+    With ``renewed``, batch norm's statistics are first taken anew from the CTs; with ``self_labelled``, the weights so
+    far draw labels for a CT that has none.
     """
 
     name: str
     mix: Mix
     settings: tuple[str, ...]
     renewed: bool = False
+    self_labelled: bool = False
 
 
 _20 = Mix({"crlm1006": 8, "cb001": 8, "c3l00189": 6, "totalseg": 4, "totalseg_dicom": 2}, phantoms=20)
@@ -82,6 +85,13 @@ PHASES = {
         Phase("all_40_on", _40, (*_FLAT, "train.learning_rate=5.3e-4", "train.steps=400", "train.seed=5")),
         Phase("all_40_end", _40, ("train.learning_rate=4.7e-4", "train.steps=600", "train.seed=6")),
         Phase("kept", _KEEPING, (*_KEPT, "train.steps=2400"), renewed=True),
+        Phase("shapes", SHAPED, (*SHARPENED, "train.learning_rate=7e-4", "train.steps=3400", "train.seed=51")),
+        Phase(
+            "self",
+            Mix({**SHARES, "acrinflt001": 8}, phantoms=20, shapes=True),
+            (*SHARPENED, "train.learning_rate=4e-4", "train.steps=1200", "train.seed=61"),
+            self_labelled=True,
+        ),
     ),
 }
 
@@ -95,22 +105,28 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     keep_freed_memory()
     manifest, folds = prepare(options.data, options.out / "data")
-    best = {}
-    for stage, phases in PHASES.items():
-        config = load_preset(f"starter-{stage}")
-        out = options.out / stage
-        held_out = folds.index(options.hold_out)
-        best[stage] = train(manifest, out / "held_out", config, fold=held_out, resume=True).last
-        for phase in phases:
-            settings = config.changed(DEFORMED).with_settings(phase.settings)
-            everything = mixed(manifest, options.out / "data", phase.name, phase.mix, options.data / "masks")
-            if phase.renewed:
-                best[stage] = renewed(best[stage], manifest, out / f"before_{phase.name}.safetensors")
-            start = load_weights(best[stage])
-            best[stage] = train(everything, out / phase.name, settings, resume=True, init=start).last
-    best["coarse"] = renewed(best["coarse"], manifest, options.out / "coarse" / "renewed.safetensors")
-    packed = pack_weights(options.out / "starter.safetensors", [best["fine"]], best["coarse"], half=True)
-    logging.info("%s", packed)
+    fold = folds.index(options.hold_out)
+    coarse = trained("coarse", manifest, options, fold)
+    coarse = renewed(coarse, manifest, options.out / "coarse" / "renewed.safetensors")
+    fine = trained("fine", manifest, options, fold, coarse)
+    logging.info("%s", pack_weights(options.out / "starter.safetensors", [fine], coarse, half=True))
+
+
+def trained(stage: str, manifest: Path, options: argparse.Namespace, fold: int, coarse: Path | None = None) -> Path:
+    """Go through the phases of a stage; the last weights. ``coarse`` is needed by phases that label a CT themselves."""
+    out, data = options.out / stage, options.out / "data"
+    config = load_preset(f"starter-{stage}")
+    last = train(manifest, out / "held_out", config, fold=fold, resume=True).last
+    for phase in PHASES[stage]:
+        if phase.self_labelled:
+            packed = pack_weights(out / f"before_{phase.name}.safetensors", [last], coarse, half=True)
+            manifest = self_labelled(manifest, options.data, packed, data)
+        if phase.renewed:
+            last = renewed(last, manifest, out / f"before_{phase.name}.safetensors")
+        everything = mixed(manifest, data, f"{stage}_{phase.name}", phase.mix, options.data / "masks")
+        settings = config.changed(DEFORMED).with_settings(phase.settings)
+        last = train(everything, out / phase.name, settings, resume=True, init=load_weights(last)).last
+    return last
 
 
 def renewed(path: Path, manifest: Path, target: Path) -> Path:
