@@ -3,7 +3,8 @@
 Both train on the same phantoms with MONAI's SupervisedTrainer, the same patch, batch, channels, Dice loss and AdamW,
 and augmentation of the same kinds with the same probabilities. The plain way is the one of MONAI's tutorials:
 monai.networks.nets.AttentionUnet in fp32, CacheDataset, RandCropByPosNegLabeld and MONAI's random transforms. The two
-run in turn, so that a machine that slows down slows both. Prints one table, with the share of time that making samples
+run in turn, so that a machine that slows down slows both, each in a process of its own: ours has the C library keep
+freed memory, as the verb `train` does. Prints one table, with the share of time that making samples
 takes; the ratio is of the medians over all counted steps.
 
     .venv/bin/python benchmarks/training_throughput.py [--steps 4] [--turns 3] [--preset default]
@@ -12,11 +13,13 @@ takes; the ratio is of the medians over all counted steps.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ from pancreas_seg.data.phantom import write_cohort
 from pancreas_seg.network.attention_unet import AttentionUNet
 from pancreas_seg.network.precision import choose_precision
 from pancreas_seg.training.engine import make_optimizer, make_trainer
+from pancreas_seg.training.memory import keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -190,14 +194,41 @@ class _Only:
         return {**item, "label": (item["label"] == self.value).float()}
 
 
-def _turns(runs: dict[str, Callable[[], None]], clocks: dict[str, Clock], turns: int) -> Iterator[str]:
-    for turn in range(turns + 1):
-        for name, run in runs.items():
-            run()
-            if turn == 0:  # warms up
-                clocks[name].steps.clear()
-                clocks[name].samples.clear()
-        yield f"turn {turn} of {turns}"
+WAYS = {"ours": ours, "plain MONAI": plain}
+
+
+def _serve(name: str, manifest: Path, preset: str, steps: int, pipe: Connection) -> None:
+    """Run a turn for each message, and answer with the clock's seconds; ends with the pipe."""
+    if name == "ours":
+        keep_freed_memory()
+    set_determinism(0)
+    clock = Clock()
+    run = WAYS[name](load_manifest(manifest), load_preset(preset), steps, clock)
+    pipe.send(None)
+    while pipe.recv():
+        run()
+        pipe.send((clock.steps[-steps:], clock.samples[-steps:]))
+
+
+def _measured(manifest: Path, options: argparse.Namespace) -> dict[str, Clock]:
+    """The clocks of both ways, without the first turn, which warms up."""
+    spawn = multiprocessing.get_context("spawn")
+    clocks = {name: Clock() for name in WAYS}
+    pipes = {}
+    for name in WAYS:
+        pipes[name], end = spawn.Pipe()
+        arguments = (name, manifest, options.preset, options.steps, end)
+        spawn.Process(target=_serve, args=arguments, daemon=True).start()
+        pipes[name].recv()
+    for turn in range(options.turns + 1):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            steps, samples = pipe.recv()
+            if turn:
+                clocks[name].steps += steps
+                clocks[name].samples += samples
+        print(f"turn {turn} of {options.turns}", flush=True)
+    return clocks
 
 
 def main() -> None:
@@ -207,17 +238,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="counted turns of each (default 3)")
     options = parser.parse_args()
     config = load_preset(options.preset)
-    set_determinism(0)
     with tempfile.TemporaryDirectory() as folder:
         write_cohort(Path(folder), cases=2, seed=0)
-        manifest = load_manifest(Path(folder) / "manifest.json")
-        clocks = {"ours": Clock(), "plain MONAI": Clock()}
-        runs = {
-            "ours": ours(manifest, config, options.steps, clocks["ours"]),
-            "plain MONAI": plain(manifest, config, options.steps, clocks["plain MONAI"]),
-        }
-        for line in _turns(runs, clocks, options.turns):
-            print(line, flush=True)
+        clocks = _measured(Path(folder) / "manifest.json", options)
     patch = "x".join(map(str, config.data.patch_size))
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, preset {options.preset}, patch {patch}, "
