@@ -74,12 +74,22 @@ def test_the_same_shape_moves_nothing() -> None:
 
 
 def test_nothing_is_turned_inside_out() -> None:
-    """A ball to a thin rod: the field is weakened until no place is squeezed to less than a seventh."""
+    """Four times the way to the other shape would fold the field: it is weakened until no place changes too much."""
     organ = _ellipsoid(GRID, (0, 0, 0), (22, 22, 22))
-    found = shape_transfer(organ, GRID, _ellipsoid(OTHER, (370, 90, 5), (68, 6, 6)), OTHER)
+    found = shape_transfer(organ, GRID, _ellipsoid(OTHER, (370, 90, 5), (40, 15, 15)), OTHER, amount=4.0)
     step = np.diag(found.grid.affine)[0]
     jacobian = np.stack([np.stack(np.gradient(part, step), -1) for part in found.field_mm], -2)
-    assert np.linalg.det(jacobian + np.eye(3)).min() > 0.14
+    change = np.linalg.det(jacobian + np.eye(3))
+    assert change.min() > 0.149
+    assert change.max() < 6.01
+    assert np.abs(found.field_mm).max() > 5
+
+
+def test_a_much_larger_shape_is_scaled_to_twice_the_volume() -> None:
+    organ = _ellipsoid(GRID, (0, 0, 0), (18, 18, 18))
+    found = shape_transfer(organ, GRID, _ellipsoid(OTHER, (370, 90, 5), (42, 42, 42)), OTHER)
+    moved = found.apply(organ.astype(np.uint8), GRID, labels=True)
+    assert moved.sum() / organ.sum() == pytest.approx(VOLUME_RATIO[1], rel=0.15)
 
 
 @pytest.mark.parametrize("which", ["empty", "turned"])
