@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from pancreas_seg.cli import main
+
 PROGRAM = """
 import resource, sys
 import numpy as np
@@ -31,3 +33,11 @@ def test_what_is_freed_needs_no_new_pages() -> None:
         faults[way] = int(count)
     assert faults["kept"] < 100
     assert faults["given_back"] > 1000
+
+
+def test_the_verb_train_asks_for_it_before_anything_is_read(tmp_path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("pancreas_seg.training.memory.keep_freed_memory", lambda: asked.append(True))
+    missing = str(tmp_path / "missing.json")
+    assert main(["train", "--data", missing, "--out", str(tmp_path / "run"), "--preset", "tiny"]) != 0
+    assert asked == [True]
