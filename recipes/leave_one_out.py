@@ -14,18 +14,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 from pathlib import Path
+from typing import cast
 
 from starter_data import Mix, mixed, prepare
 from train_starter import DEFORMED, SHAPED, SHARES, renewed
 
 from pancreas_seg.config import Config, load_preset
-from pancreas_seg.data.manifest import load_manifest
+from pancreas_seg.data.manifest import Case, load_manifest
+from pancreas_seg.data.transforms import IGNORE_NAME
+from pancreas_seg.evaluation.metrics import dice
 from pancreas_seg.evaluation.study import evaluate_predictions
+from pancreas_seg.geometry import Box
 from pancreas_seg.inference.cohort import CaseInput, CaseOptions, segment_cases
 from pancreas_seg.inference.segmentation import Segmentation
 from pancreas_seg.inference.segmenter import Segmenter
+from pancreas_seg.io import read_mask
 from pancreas_seg.network.weights import load_weights
 from pancreas_seg.report.preview import write_preview
 from pancreas_seg.training.memory import keep_freed_memory
@@ -33,6 +39,9 @@ from pancreas_seg.training.trainer import train
 
 ROWS = ["cb001", "crlm1006", "c3l00189", "totalseg,totalseg_dicom"]
 MIXES = {"shapes": SHAPED, "plain": Mix(SHARES, phantoms=40)}
+BOX_MM = 40.0
+"""About what a coarse stage that finds the pancreas would leave around it."""
+
 HOLLOW = "augment.hollow_hu=60"
 SHARPENED = "augment.sharpen_probability=0.3"
 
@@ -90,11 +99,25 @@ def _evaluate(manifest: Path, weights: Path, out: Path, held_out: list[str]) -> 
     segmenter = Segmenter.from_weights([weights], settings=("infer.mode=full",))
     outcomes = segment_cases(segmenter, cases, out / "masks", CaseOptions(on_saved=picture))
     rows = {row.case: row.agreement for row in evaluate_predictions(manifest, out / "masks", out / "evaluation").rows}
+    labelled = {case.case_id: case for case in load_manifest(manifest).cases}
     for outcome in outcomes:
         found = rows[outcome.case]
         figures = "failed" if found is None else f"{found.dice:.3f} | {found.nsd[2.0]:.3f} | {found.hd95_mm:.1f} mm"
         volumes = "" if found is None else f"{found.reference_ml:.1f} ml | {found.prediction_ml:.1f} ml"
-        sys.stdout.write(f"| {outcome.case} (left out) | {figures} | {volumes} | {outcome.status} |\n")
+        near = in_the_box(labelled[outcome.case], out / "masks" / outcome.case / "mask.nii.gz") if found else ""
+        sys.stdout.write(f"| {outcome.case} (left out) | {figures} | {volumes} | {outcome.status} | {near} |\n")
+
+
+def in_the_box(case: Case, mask: Path) -> str:
+    """Dice within BOX_MM of the pancreas's labels, and the same without voxels that are labelled to be ignored."""
+    labels, drawn = read_mask(str(case.label)), read_mask(mask)
+    value = {name: value for value, name in case.labels.items()}
+    pancreas = labels.labels == value["pancreas"]
+    margin = [math.ceil(BOX_MM / mm) for mm in labels.geometry.spacing_mm]
+    box = cast(Box, Box.around(pancreas)).grown(margin, labels.geometry.shape).slices
+    counts = labels.labels[box] != value.get(IGNORE_NAME, -1)
+    reference, prediction = pancreas[box], drawn.labels[box] > 0
+    return f"{dice(reference, prediction):.3f}; {dice(reference & counts, prediction & counts):.3f} where labels count"
 
 
 if __name__ == "__main__":

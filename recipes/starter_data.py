@@ -1,7 +1,8 @@
 """What the starter weights are trained from: the CTs as NIfTI files, and synthetic CTs beside them.
 
-`prepare` makes a manifest of the five CTs. `mixed` makes one for a training: each CT as often as wanted, phantoms, and
-the CTs deformed to the shapes of other people's pancreases (the masks of DATA/masks, whose CTs are not there).
+`prepare` makes a manifest of the five labelled CTs, `self_labelled` adds one whose labels the networks draw. `mixed`
+makes a manifest for a training: each CT as often as wanted, phantoms, and the CTs deformed to the shapes of other
+people's pancreases (the masks of DATA/masks, whose CTs are not there).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pancreas_seg.data.phantom import write_cohort
 from pancreas_seg.data.shape_transfer import shape_transfer
 from pancreas_seg.geometry import Box, Geometry
 from pancreas_seg.inference.segmenter import Segmenter
-from pancreas_seg.io import read_ct
+from pancreas_seg.io import Mask, Scan, read_ct, read_mask, write_image
 from pancreas_seg.resampling import resample
 
 EIGHT_ORGANS = {
@@ -182,7 +183,7 @@ def self_labelled(manifest: Path, data: Path, weights: Path, out: Path) -> Path:
     labels[labels == 1] = 0
     labels[maybe & (away <= UNSURE_MM)] = IGNORED
     labels[pancreas] = 1
-    nib.save(nib.Nifti1Image(labels, scan.geometry.affine), label)
+    write_image(label, labels, scan)
     named = {str(value): name for value, name in enumerate(SELF_ORGANS, 1)} | {str(IGNORED): "ignore"}
     document = json.loads(manifest.read_text())
     document["training"].append(
@@ -229,14 +230,14 @@ def with_other_shapes(case: dict[str, Any], masks: Path, out: Path) -> list[dict
         if label.exists():
             continue
         if source is None:
-            source = _around(pancreas, *_read_ras(Path(case["image"])), *_read_ras(Path(case["label"])))
+            source = _around(pancreas, read_ct(case["image"]), read_mask(case["label"]))
         hu, labels, grid = source
-        other, affine = _read_ras(mask)
-        shape, there = cropped(other > 0, Geometry(other.shape, affine), (0, 0, 0))
+        other = read_mask(mask)
+        there = other.geometry.as_ras()
+        shape, there = cropped(resample(other.labels, other.geometry, there, "nearest") > 0, there, (0, 0, 0))
         found = shape_transfer(labels == pancreas, grid, shape, there)
-        moved = np.round(found.apply(hu, grid, labels=False)).astype(np.int16)
-        nib.save(nib.Nifti1Image(moved, grid.affine), image)
-        nib.save(nib.Nifti1Image(found.apply(labels, grid, labels=True), grid.affine), label)
+        write_image(image, np.round(found.apply(hu, grid, labels=False)).astype(np.int16), grid)
+        write_image(label, found.apply(labels, grid, labels=True), grid)
     return cases
 
 
@@ -251,20 +252,12 @@ def cropped(
     return mask[box.slices], grid.crop(box)
 
 
-def _around(
-    value: int, hu: NDArray[Any], affine: NDArray[Any], labels: NDArray[Any], label_affine: NDArray[Any]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], Geometry]:
+def _around(value: int, scan: Scan, mask: Mask) -> tuple[NDArray[np.float32], NDArray[np.uint8], Geometry]:
     """HU and labels around the organ of a value, on a grid of SHAPES_SPACING_MM."""
-    if np.abs(affine - label_affine).max() > 0.01:
+    if not scan.geometry.same_grid(mask.geometry):
         raise SystemExit("the label map does not lie on the CT's grid")
-    source = Geometry(hu.shape, affine)
-    grid = model_grid(source, SHAPES_SPACING_MM)
-    organs = labels_on_grid(labels, source, grid).astype(np.uint8)
+    grid = model_grid(scan.geometry.as_ras(), SHAPES_SPACING_MM)
+    organs = labels_on_grid(mask.labels, mask.geometry, grid).astype(np.uint8)
     _, around = cropped(organs == value, grid, SHAPES_MARGIN_VOXELS)
-    image = resample(hu.astype(np.float32), source, around, "antialiased", fill=None)
-    return image, labels_on_grid(labels, source, around).astype(np.uint8), around
-
-
-def _read_ras(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    image = nib.as_closest_canonical(nib.load(path))
-    return np.asarray(image.dataobj), image.affine
+    image = resample(scan.image.astype(np.float32), scan.geometry, around, "antialiased", fill=None)
+    return image, labels_on_grid(mask.labels, mask.geometry, around).astype(np.uint8), around
