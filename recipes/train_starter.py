@@ -67,7 +67,8 @@ SHAPED = Mix(SHARES, phantoms=20, shapes=True)
 _KEPT = ("train.norm_statistics=stored", "augment.hollow_hu=60", "train.learning_rate=7e-4", "train.seed=11")
 """For the last training of each."""
 
-SHARPENED = ("train.norm_statistics=stored", "augment.hollow_hu=60", "augment.sharpen_probability=0.3")
+_ON_SHAPES = ("train.norm_statistics=stored", "augment.hollow_hu=60", "augment.sharpen_probability=0.3")
+"""For the trainings with other shapes: statistics kept, random sharpening."""
 
 _FLAT = ("train.schedule=constant",)
 """For trainings of the shipped weights that were planned longer and ended early: their mean learning rate."""
@@ -85,11 +86,11 @@ PHASES = {
         Phase("all_40_on", _40, (*_FLAT, "train.learning_rate=5.3e-4", "train.steps=400", "train.seed=5")),
         Phase("all_40_end", _40, ("train.learning_rate=4.7e-4", "train.steps=600", "train.seed=6")),
         Phase("kept", _KEEPING, (*_KEPT, "train.steps=2400"), renewed=True),
-        Phase("shapes", SHAPED, (*SHARPENED, "train.learning_rate=7e-4", "train.steps=3400", "train.seed=51")),
+        Phase("shapes", SHAPED, (*_ON_SHAPES, "train.learning_rate=7e-4", "train.steps=3400", "train.seed=51")),
         Phase(
             "self",
             Mix({**SHARES, "acrinflt001": 8}, phantoms=20, shapes=True),
-            (*SHARPENED, "train.learning_rate=4e-4", "train.steps=1200", "train.seed=61"),
+            (*_ON_SHAPES, "train.learning_rate=4e-4", "train.steps=1200", "train.seed=61"),
             self_labelled=True,
         ),
     ),
